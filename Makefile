@@ -1,0 +1,63 @@
+# `make demo`: install, make the data, train FP32 and INT8 twins, print the table.
+# `make test`: install and run the tests. Both build .venv if it is not there.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO := work_dirs/demo
+PIP := $(BIN)/python -m pip install --disable-pip-version-check
+
+# STACK=upstream installs OpenMMLab's own packages instead of the maintained fork.
+STACK ?= onedl
+ifeq ($(STACK),upstream)
+MMCV := mmcv==2.1.0
+MM := mmengine==0.10.7 mmdet==3.3.0
+else
+MMCV := onedl-mmcv==2.3.6
+MM := onedl-mmengine==0.10.12 onedl-mmdetection==3.5.1
+endif
+
+# TESTS=all runs the slow tests too, as CI does.
+ifeq ($(TESTS),all)
+MARKS := -m "slow or not slow"
+endif
+
+SOURCES := setup.py $(wildcard csrc/*.h csrc/*.cpp csrc/cpu/* csrc/cuda/*)
+
+.PHONY: demo test lint install data clean help
+
+help:
+	@sed -n '1,2p' Makefile; echo "also: make lint | data | install | clean"
+
+install: $(VENV)/.built
+
+$(VENV)/.packages: requirements.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) -c requirements.txt --upgrade pip wheel "setuptools<81"
+	$(PIP) -c requirements.txt numpy psutil ninja torch
+	MMCV_WITH_OPS=1 $(PIP) -c requirements.txt --no-build-isolation $(MMCV)
+	$(PIP) -r requirements.txt $(MM)
+	$(PIP) --no-deps mmaction2==1.2.0
+	touch $@
+
+$(VENV)/.built: $(VENV)/.packages $(SOURCES)
+	$(PIP) --no-build-isolation --no-deps -e .
+	touch $@
+
+data: install
+	$(BIN)/python tools/prepare_data.py all
+
+demo: data
+	$(BIN)/python tools/run_suite.py tools/suites/demo.json --records $(DEMO)/records
+	$(BIN)/python tools/collect_results.py $(DEMO)/records --out $(DEMO) --name table
+	@echo "The table is in $(DEMO)/table.md, the logs in $(DEMO)/runs."
+
+test: install
+	$(BIN)/python -m pytest $(MARKS) $(PYTEST_ARGS)
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check daq_mm tools tests setup.py
+
+clean:
+	rm -rf build daq_mm/_C*.so *.egg-info

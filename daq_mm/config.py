@@ -1,0 +1,177 @@
+"""DAQConfig: every setting of the method, frozen and checked, with the recipes by name."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+#: Names that `gradient_quantizer` may have; `daq_mm.quantizers.register` adds to it.
+GRADIENT_QUANTIZERS: set[str] = {"mcs", "absmax"}
+
+_CHOICES = {
+    "grad_weight": ("channel", "tensor"),
+    "grad_input": ("folded", "global"),
+    "rounding": ("nearest", "stochastic"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DAQConfig:
+    """Settings of Distribution Adaptive INT8 training; the defaults are the recipe `daq`.
+
+    Attributes:
+        recipe: name of the recipe these settings started from; words for logs, without effect.
+        gradient_quantizer: how thresholds of the output gradient are found: 'mcs'
+            (Magnitude-aware Clipping Strategy with the gradient discriminator; paper, section
+            3.3), 'absmax' (absolute maximum), or a name added by `daq_mm.quantizers.register`.
+        grad_weight: thresholds of the gradient in grad-weight: one a 'channel' (Gradient
+            Vectorized Quantization; paper, section 3.2) or one a 'tensor'.
+        grad_input: thresholds of the gradient in grad-input: 'folded' (one a channel, folded
+            into the weights) or 'global' (one a tensor; the paper).
+        unsigned_activations: put an activation without negative values on the grid 0..255
+            instead of -127..127.
+        rounding: of the gradient: 'nearest' (ties to even) or 'stochastic'.
+        rounding_seed: seed of stochastic rounding, an int of at most 31 bits.
+        mcs_lambda: a channel is Gaussian where P(|g| > sigma) exceeds it, in [0, 1).
+        mcs_k, mcs_a: k and A of the inverted-T recursion s_t = (1 - kA) s_(t-1) + A max|g|_t;
+            k > 0, 0 < A <= 1 and kA <= 1.
+        discriminator_interval: gradients between two evaluations of the discriminator, >= 1.
+        warmup_iters: training iterations in floating point before INT8 begins, >= 0.
+        include: shell-style patterns of layer names to convert; ('*',) is all of them.
+        exclude: shell-style patterns of layer names to leave in floating point.
+        convert_first: convert the network's first convolution as well.
+
+    Raises:
+        ValueError: a value that is not allowed; TypeError: an unknown setting or a wrong type.
+    """
+
+    recipe: str = "daq"
+    gradient_quantizer: str = "mcs"
+    grad_weight: str = "channel"
+    grad_input: str = "folded"
+    unsigned_activations: bool = True
+    rounding: str = "nearest"
+    rounding_seed: int = 0
+    mcs_lambda: float = 0.3
+    mcs_k: float = 1.0
+    mcs_a: float = 0.8
+    discriminator_interval: int = 50
+    warmup_iters: int = 0
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+    convert_first: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("include", "exclude"):
+            self._normalize_patterns(name)
+        for field in dataclasses.fields(self):
+            self._check_type(field.name, getattr(self, field.name), type(field.default))
+        for name, allowed in _CHOICES.items():
+            _check_choice(name, getattr(self, name), allowed)
+        _check_choice("gradient_quantizer", self.gradient_quantizer, sorted(GRADIENT_QUANTIZERS))
+        _check(0 <= self.mcs_lambda < 1, "mcs_lambda", self.mcs_lambda, "in [0, 1)")
+        _check(self.mcs_k > 0, "mcs_k", self.mcs_k, "greater than 0")
+        _check(0 < self.mcs_a <= 1, "mcs_a", self.mcs_a, "in (0, 1]")
+        product = self.mcs_k * self.mcs_a
+        _check(product <= 1, "mcs_k * mcs_a", product, "at most 1, or thresholds turn negative")
+        interval = self.discriminator_interval
+        _check(interval >= 1, "discriminator_interval", interval, "at least 1")
+        _check(self.warmup_iters >= 0, "warmup_iters", self.warmup_iters, "at least 0")
+        seed = self.rounding_seed
+        _check(0 <= seed < 2**31, "rounding_seed", seed, "in [0, 2**31)")
+
+    def _normalize_patterns(self, name: str) -> None:
+        """Lists become tuples, as mmengine's configs write lists."""
+        value = getattr(self, name)
+        if isinstance(value, str):
+            raise TypeError(f"{name}={value!r} must be a list of patterns, not a string")
+        if isinstance(value, (list, tuple)):
+            if not all(isinstance(pattern, str) for pattern in value):
+                raise TypeError(f"{name}={value!r} must hold strings only")
+            object.__setattr__(self, name, tuple(value))
+
+    def _check_type(self, name: str, value: Any, expected: type) -> None:
+        if expected is float and isinstance(value, int) and not isinstance(value, bool):
+            object.__setattr__(self, name, float(value))
+        elif not isinstance(value, expected) or (expected is int and isinstance(value, bool)):
+            raise TypeError(
+                f"{name}={value!r} has type {type(value).__name__}; expected {expected.__name__}"
+            )
+
+    @classmethod
+    def from_recipe(cls, name: str, **overrides: Any) -> DAQConfig:
+        """The settings of a named recipe, with some of them replaced.
+
+        Args:
+            name: one of `RECIPES`.
+            overrides: fields of this class.
+        """
+        _check_choice("recipe", name, sorted(RECIPES))
+        return cls._from_fields({"recipe": name, **RECIPES[name], **overrides})
+
+    @classmethod
+    def make(cls, config: DAQConfig | Mapping[str, Any] | str | None = None) -> DAQConfig:
+        """Whatever a user may write: a DAQConfig, a recipe's name, a dict, or None for `daq`.
+
+        A dict has an optional key 'recipe' (default 'daq') and fields of this class.
+        """
+        if config is None:
+            return cls()
+        if isinstance(config, cls):
+            return config
+        if isinstance(config, str):
+            return cls.from_recipe(config)
+        if isinstance(config, Mapping):
+            fields = dict(config)
+            return cls.from_recipe(fields.pop("recipe", "daq"), **fields)
+        raise TypeError(
+            f"config has type {type(config).__name__}; allowed: DAQConfig, dict, recipe name, None"
+        )
+
+    @classmethod
+    def _from_fields(cls, fields: dict[str, Any]) -> DAQConfig:
+        allowed = [field.name for field in dataclasses.fields(cls)]
+        unknown = sorted(set(fields) - set(allowed))
+        if unknown:
+            raise TypeError(f"unknown setting {', '.join(unknown)}; allowed: {', '.join(allowed)}")
+        return cls(**fields)
+
+    def summary(self) -> str:
+        """One phrase for print(model): the recipe and what differs from it."""
+        base = RECIPES.get(self.recipe, {})
+        own = []
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name != "recipe" and value != base.get(field.name, field.default):
+                own.append(f"{field.name}={value!r}")
+        return ", ".join([self.recipe, *own])
+
+
+_PAPER = {"grad_input": "global", "unsigned_activations": False}
+
+#: Recipes by name; each lists what differs from DAQConfig's defaults.
+RECIPES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        # Ours: folded grad-input and unsigned activations on top of the paper.
+        "daq": {},
+        # Faithful in every point: GVQ and MCS, global grad-input, signed activations.
+        "paper": _PAPER,
+        # The paper's ablation: vectorized quantization alone, clipping alone, neither.
+        "gvq": {**_PAPER, "gradient_quantizer": "absmax"},
+        "mcs": {**_PAPER, "grad_weight": "tensor"},
+        "global": {**_PAPER, "gradient_quantizer": "absmax", "grad_weight": "tensor"},
+    }
+)
+
+
+def _check(condition: bool, name: str, value: Any, allowed: str) -> None:
+    if not condition:
+        raise ValueError(f"{name}={value!r} must be {allowed}")
+
+
+def _check_choice(name: str, value: Any, allowed) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r} is unknown; allowed: {', '.join(allowed)}")

@@ -1,0 +1,347 @@
+"""The truth: every op in plain PyTorch, on any device, exact and slow.
+
+Integer products are computed in float64, which holds every sum of 8-bit products exactly while
+it stays below 2**53, and are rounded to float32 once. The kernels in `csrc/` must give the same
+bits. Equation and section numbers refer to Zhao et al., "Distribution Adaptive INT8
+Quantization for Training CNNs", AAAI 2021 (arXiv 2102.04782).
+
+Conventions shared with the kernels, all in float32:
+  step of a threshold s over `levels` grid points   step = s / levels
+  inverse step   inv = levels / s, and 0 where s is 0, not finite, or so small that inv overflows
+  quantized value   q = round_half_even(clamp(v * inv, lo, hi))
+A NaN or Inf makes the threshold, hence the step, hence every result of its tensor (or channel)
+non-finite: it is never turned into zeros.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from .geometry import ConvGeometry
+from .layout import channels_last_format, result_format, weight_format
+
+Tensor = torch.Tensor
+
+#: The stored value of zero for signed activations; unsigned ones have 0.
+SIGNED_ZERO_POINT = 128
+
+
+def inverse_step(threshold: Tensor, levels: int) -> Tensor:
+    """levels / threshold in float32, 0 where that is not a finite number."""
+    inverse = torch.full_like(threshold, levels) / threshold
+    usable = torch.isfinite(inverse) & torch.isfinite(threshold)
+    return torch.where(usable, inverse, torch.zeros_like(inverse))
+
+
+def _per_channel(values: Tensor, rank: int) -> Tensor:
+    """Reshape (C,) or (1,) to broadcast over (N, C, *spatial)."""
+    return values.view(1, -1, *([1] * rank))
+
+
+def _to_channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=channels_last_format(x.dim() - 2))
+
+
+def absolute_maximum(x: Tensor, dim: tuple[int, ...] | None = None) -> Tensor:
+    """Absolute maximum in float32 over `dim` (all axes by default), 0 if there are no values."""
+    magnitude = x.detach().float().abs()
+    if dim is None:
+        return magnitude.amax() if x.numel() else magnitude.new_zeros(())
+    if x.numel():
+        return magnitude.amax(dim)
+    return magnitude.sum(dim)
+
+
+def quantize_x(x: Tensor, allow_unsigned: bool) -> tuple[Tensor, Tensor]:
+    """See `daq_mm.ops.quantize.quantize_x`."""
+    values = x.detach().float()
+    low = values.amin() if x.numel() else values.new_zeros(())
+    high = values.amax() if x.numel() else values.new_zeros(())
+    unsigned = (low >= 0) if allow_unsigned else torch.zeros_like(low, dtype=torch.bool)
+    threshold = torch.maximum(low.abs(), high.abs())
+    levels = torch.where(unsigned, 255.0, 127.0)
+    zero_point = torch.where(unsigned, 0.0, float(SIGNED_ZERO_POINT))
+    inverse = torch.where(unsigned, inverse_step(threshold, 255), inverse_step(threshold, 127))
+    scaled = torch.nan_to_num(values * inverse, nan=0.0)
+    q = torch.round(torch.minimum(torch.maximum(scaled, -levels), levels)) + zero_point
+    return _to_channels_last(q.to(torch.uint8)), torch.stack([threshold / levels, zero_point])
+
+
+def quantize_w(w: Tensor) -> tuple[Tensor, Tensor]:
+    """See `daq_mm.ops.quantize.quantize_w`."""
+    values = w.detach().float()
+    threshold = absolute_maximum(values)
+    scaled = torch.nan_to_num(values * inverse_step(threshold, 127), nan=0.0)
+    q = torch.round(scaled.clamp(-127, 127)).to(torch.int8)
+    return q.contiguous(), (threshold / 127).view(1)
+
+
+def quantize_w_folded(w: Tensor, g_threshold: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """See `daq_mm.ops.quantize.quantize_w_folded`."""
+    g_step = g_threshold.float() / 127
+    folded = w.detach().float() * g_step.view(-1, *([1] * (w.dim() - 1)))
+    # (groups, Co / groups, Ci / groups, *kernel): an input channel's threshold spans its group.
+    grouped = folded.reshape(groups, w.shape[0] // groups, w.shape[1], -1)
+    threshold = absolute_maximum(grouped, (1, 3))
+    inverse = inverse_step(threshold, 127)[:, None, :, None]
+    scaled = torch.nan_to_num(grouped * inverse, nan=0.0)
+    q = torch.round(scaled.clamp(-127, 127)).to(torch.int8)
+    return q.reshape(w.shape).contiguous(), (threshold / 127).reshape(-1)
+
+
+def uniform_from_index(shape: torch.Size, seed: Tensor) -> Tensor:
+    """Uniform numbers in [0, 1), a function of (seed, position) alone, float32 of 24 bits.
+
+    The position of a value counts in channels-last order, from 0. The hash is the 32-bit
+    finalizer of MurmurHash3 over (low word of position * golden ratio + high word + seed).
+
+    Args:
+        shape: (N, C, *spatial).
+        seed: int64 (1,); its low 32 bits are used.
+    """
+    mask = 0xFFFFFFFF
+    n, c, *spatial = shape
+    index = torch.arange(n * c * torch.Size(spatial).numel(), device=seed.device)
+    h = ((index & mask) * 0x9E3779B1 + (index >> 32) * 0x85EBCA77 + (seed & mask)) & mask
+    h = h ^ (h >> 16)
+    h = (h * 0x85EBCA6B) & mask
+    h = h ^ (h >> 13)
+    h = (h * 0xC2B2AE35) & mask
+    h = h ^ (h >> 16)
+    uniform = (h >> 8).float() * 2.0**-24
+    return uniform.view(n, *spatial, c).movedim(-1, 1)
+
+
+def quantize_g(g: Tensor, threshold: Tensor, seed: Tensor | None) -> Tensor:
+    """See `daq_mm.ops.quantize.quantize_g`."""
+    inverse = _per_channel(inverse_step(threshold.float(), 127), g.dim() - 2)
+    scaled = torch.nan_to_num(g.detach().float() * inverse, nan=0.0).clamp(-127, 127)
+    if seed is None:
+        q = torch.round(scaled)
+    else:
+        q = torch.floor(scaled + uniform_from_index(g.shape, seed)).clamp(-127, 127)
+    return _to_channels_last(q.to(torch.int8))
+
+
+def _padded_x(q_x: Tensor, x_qparams: Tensor, geometry: ConvGeometry) -> Tensor:
+    """q_x minus its zero point in float64, padded by zeros on both sides of each axis."""
+    centred = q_x.double() - x_qparams[1].double()
+    pads = []
+    for begin, end in zip(reversed(geometry.pad_begin), reversed(geometry.pad_end)):
+        pads += [begin, end]
+    return F.pad(centred, pads)
+
+
+def _backward_products(
+    g: Tensor, x: Tensor, w: Tensor, geometry: ConvGeometry, mask: list[bool]
+) -> tuple[Tensor, Tensor]:
+    """grad-input of the padded x and grad-weight in the operands' dtype, exact on integers."""
+    grad_x, grad_w, _ = torch.ops.aten.convolution_backward(
+        g.contiguous(),
+        x.contiguous(),
+        w.contiguous(),
+        None,
+        list(geometry.stride),
+        [0] * geometry.rank,
+        list(geometry.dilation),
+        False,
+        [0] * geometry.rank,
+        geometry.groups,
+        [*mask, False],
+    )
+    return grad_x, grad_w
+
+
+def forward(
+    q_x: Tensor,
+    x_qparams: Tensor,
+    q_w: Tensor,
+    w_step: Tensor,
+    bias: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    out_dtype: torch.dtype,
+) -> Tensor:
+    """See `daq_mm.ops.conv.forward`."""
+    geometry = ConvGeometry.make(q_x.shape, q_w.shape, stride, padding, dilation, groups)
+    if q_x.shape[0] == 0:
+        y = q_x.new_zeros(geometry.out_size, dtype=out_dtype)
+        return _to_channels_last(y)
+    x = _padded_x(q_x, x_qparams, geometry)
+    conv = F.conv2d if geometry.rank == 2 else F.conv3d
+    acc = conv(x, q_w.double(), None, stride, 0, dilation, groups)
+    if out_dtype == torch.int32:
+        return _to_channels_last(acc.to(torch.int64).to(torch.int32))
+    y = acc.float() * (x_qparams[0] * w_step)
+    if bias is not None:
+        y = y + _per_channel(bias.detach().float(), geometry.rank)
+    return _to_channels_last(y.to(out_dtype))
+
+
+def grad_input(
+    q_g: Tensor,
+    q_w: Tensor,
+    step: Tensor,
+    x_size: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    out_dtype: torch.dtype,
+) -> Tensor:
+    """See `daq_mm.ops.conv.grad_input`."""
+    geometry = ConvGeometry.make(x_size, q_w.shape, stride, padding, dilation, groups)
+    if x_size[0] == 0:
+        return _to_channels_last(q_g.new_zeros(x_size, dtype=out_dtype))
+    padded = [
+        size + begin + end
+        for size, begin, end in zip(x_size[2:], geometry.pad_begin, geometry.pad_end)
+    ]
+    x = q_g.new_empty((x_size[0], x_size[1], *padded), dtype=torch.float64)
+    acc, _ = _backward_products(q_g.double(), x, q_w.double(), geometry, [True, False])
+    for axis, (begin, size) in enumerate(zip(geometry.pad_begin, x_size[2:]), start=2):
+        acc = acc.narrow(axis, begin, size)
+    if out_dtype == torch.int32:
+        return _to_channels_last(acc.to(torch.int64).to(torch.int32))
+    dx = acc.float() * _per_channel(step.float(), geometry.rank)
+    return _to_channels_last(dx.to(out_dtype))
+
+
+def grad_weight(
+    q_x: Tensor,
+    x_qparams: Tensor,
+    q_g: Tensor,
+    g_step: Tensor,
+    kernel_size: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    out_dtype: torch.dtype,
+) -> Tensor:
+    """See `daq_mm.ops.conv.grad_weight`."""
+    w_size = (q_g.shape[1], q_x.shape[1] // groups, *kernel_size)
+    geometry = ConvGeometry.make(q_x.shape, w_size, stride, padding, dilation, groups)
+    if geometry.grad_weight_contraction == 0:
+        return q_x.new_zeros(w_size, dtype=out_dtype)
+    x = _padded_x(q_x, x_qparams, geometry)
+    w = q_x.new_empty(w_size, dtype=torch.float64)
+    _, acc = _backward_products(q_g.double(), x, w, geometry, [False, True])
+    if out_dtype == torch.int32:
+        return acc.to(torch.int64).to(torch.int32).contiguous()
+    step = (x_qparams[0] * g_step).view(-1, *([1] * (len(w_size) - 1)))
+    return (acc.float() * step).to(out_dtype).contiguous()
+
+
+def _tail_probability(g: Tensor) -> Tensor:
+    """P(|g| > sigma) for each channel and then for the whole tensor, float32 (C + 1,).
+
+    sigma is the population standard deviation. A channel of zeros gets 1: nothing is known of
+    it, so it must not be clipped.
+    """
+    channels = g.detach().double().transpose(0, 1).reshape(g.shape[1], -1)
+    tails = []
+    for values in (channels, channels.reshape(1, -1)):
+        sigma = values.std(dim=1, correction=0, keepdim=True)
+        tail = (values.abs() > sigma).double().mean(dim=1)
+        tails.append(torch.where(values.abs().amax(dim=1) == 0, torch.ones_like(tail), tail))
+    return torch.cat(tails).float()
+
+
+def update_thresholds(
+    g: Tensor,
+    threshold: Tensor,
+    tail_probability: Tensor,
+    iteration: Tensor,
+    mcs: bool,
+    decay: float,
+    gain: float,
+    gaussian_above: float,
+    interval: int,
+) -> Tensor:
+    """See `daq_mm.ops.thresholds.update_thresholds`."""
+    if g.numel() == 0:
+        return threshold.clone()
+    maximum = absolute_maximum(g, (0, *range(2, g.dim())))
+    maximum = torch.cat([maximum, maximum.amax().view(1)])
+    used = maximum
+    if mcs:
+        evaluate = (iteration % interval == 0) & torch.isfinite(maximum)
+        measured = torch.nan_to_num(_tail_probability(g), nan=1.0)
+        tail_probability.copy_(torch.where(evaluate, measured, tail_probability))
+        recursion = threshold * decay + maximum * gain
+        keeps_maximum = (tail_probability > gaussian_above) | (threshold == 0)
+        used = torch.where(keeps_maximum | ~torch.isfinite(maximum), maximum, recursion)
+    iteration.add_(1)
+    threshold.copy_(torch.where(torch.isfinite(used), used, threshold))
+    return used
+
+
+def conv_forward(
+    x: Tensor,
+    w: Tensor,
+    bias: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    allow_unsigned: bool,
+    out_dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `daq_mm.ops.conv.conv_forward`."""
+    q_x, x_qparams = quantize_x(x, allow_unsigned)
+    q_w, w_step = quantize_w(w)
+    y = forward(q_x, x_qparams, q_w, w_step, bias, stride, padding, dilation, groups, out_dtype)
+    return y.contiguous(memory_format=result_format(x, w)), q_x, x_qparams
+
+
+def conv_backward(
+    g: Tensor,
+    q_x: Tensor,
+    x_qparams: Tensor,
+    w: Tensor,
+    threshold: Tensor,
+    seed: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    folded: bool,
+    channel_grad_weight: bool,
+    output_mask: list[bool],
+    x_dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `daq_mm.ops.conv.conv_backward`."""
+    by_channel, by_tensor = threshold[:-1], threshold[-1:]
+    dx, dw, db = g.new_empty(0), g.new_empty(0), g.new_empty(0)
+    if output_mask[0]:
+        if folded:
+            q_g = quantize_g(g, by_channel, seed)
+            q_w, step = quantize_w_folded(w, by_channel, groups)
+        else:
+            q_g = quantize_g(g, by_tensor, seed)
+            q_w, w_step = quantize_w(w)
+            step = (by_tensor / 127) * w_step
+        dx = grad_input(q_g, q_w, step, q_x.shape, stride, padding, dilation, groups, x_dtype)
+        dx = dx.contiguous(memory_format=result_format(g, w))
+    if output_mask[1]:
+        g_threshold = by_channel if channel_grad_weight else by_tensor
+        q_g = quantize_g(g, g_threshold, seed)
+        dw = grad_weight(
+            q_x,
+            x_qparams,
+            q_g,
+            (g_threshold / 127).expand(w.shape[0]),
+            list(w.shape[2:]),
+            stride,
+            padding,
+            dilation,
+            groups,
+            w.dtype,
+        ).contiguous(memory_format=weight_format(w))
+    if output_mask[2]:
+        db = g.detach().float().sum((0, *range(2, g.dim())))
+    return dx, dw, db

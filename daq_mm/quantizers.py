@@ -1,0 +1,174 @@
+"""Gradient quantizers: they own a layer's thresholds and find those of the next gradient.
+
+A registry by name (`DAQConfig.gradient_quantizer`); the two of the paper's ablation stand here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from . import ops
+from .config import GRADIENT_QUANTIZERS, DAQConfig
+
+Tensor = torch.Tensor
+
+_REGISTRY: dict[str, type[GradientQuantizer]] = {}
+
+
+def register(name: str) -> Callable[[type], type]:
+    """Class decorator: make a `GradientQuantizer` known to DAQConfig under this name."""
+
+    def add(cls: type) -> type:
+        if name in _REGISTRY:
+            raise ValueError(f"gradient quantizer {name!r} is already registered")
+        _REGISTRY[name] = cls
+        GRADIENT_QUANTIZERS.add(name)
+        return cls
+
+    return add
+
+
+def build_quantizer(channels: int, config: DAQConfig, layer_seed: int = 0) -> GradientQuantizer:
+    """The quantizer that the config names, for a layer of so many output channels."""
+    return _REGISTRY[config.gradient_quantizer](channels, config, layer_seed)
+
+
+class GradientQuantizer(nn.Module):
+    """Thresholds of one layer's output gradient, as buffers: in checkpoints, on the device.
+
+    Args:
+        channels: output channels Co of the layer.
+        config: the settings.
+        layer_seed: tells layers apart in stochastic rounding, 31 bits.
+
+    Buffers:
+        threshold: float32 (Co + 1,), one a channel, then the whole tensor's; 0 until a nonzero
+            gradient was seen.
+        tail_probability: float32 (Co + 1,), P(|g| > sigma) as last measured; 1 until then.
+        iteration: int64 (1,), gradients seen.
+    """
+
+    def __init__(self, channels: int, config: DAQConfig, layer_seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.layer_seed = layer_seed
+        self.register_buffer("threshold", torch.zeros(channels + 1))
+        self.register_buffer("tail_probability", torch.ones(channels + 1))
+        self.register_buffer("iteration", torch.zeros(1, dtype=torch.int64))
+
+    def update(self, g: Tensor) -> Tensor:
+        """Thresholds float32 (Co + 1,) for the gradient g (N, Co, *out); moves the state on."""
+        raise NotImplementedError
+
+    def seed(self) -> Tensor | None:
+        """int64 (1,) for stochastic rounding of the next gradient, None to round to nearest.
+
+        A function of the config's seed, the layer and the gradient's number, so that a resumed
+        run draws the same numbers.
+        """
+        if self.config.rounding == "nearest":
+            return None
+        return self.iteration * 0x9E3779B1 + (self.config.rounding_seed ^ self.layer_seed)
+
+    def gaussian(self) -> Tensor:
+        """bool (Co + 1,): which channels the discriminator holds for Gaussian."""
+        return self.tail_probability > self.config.mcs_lambda
+
+    def extra_repr(self) -> str:
+        return f"{self.config.gradient_quantizer}, {self.threshold.numel() - 1} channels"
+
+    def _apply(self, fn, recurse=True):
+        """Follow the module to a device but stay float32: model.half() must not touch state."""
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)
+        for name, buffer in before.items():
+            after = self._buffers[name]
+            if after.dtype != buffer.dtype:
+                self._buffers[name] = buffer.to(after.device)
+        return self
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, *rest):
+        """A plain network's checkpoint has no thresholds: keep those there are, complain not."""
+        own_missing: list[str] = []
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, own_missing, *rest
+        )
+        if len(own_missing) < len(self._buffers):
+            # Some but not all of the state: a damaged checkpoint, which must be told.
+            missing.extend(own_missing)
+
+
+class _FusedQuantizer(GradientQuantizer):
+    """The two whose update is one op."""
+
+    mcs: bool
+
+    def update(self, g: Tensor) -> Tensor:
+        config = self.config
+        return ops.update_thresholds(
+            g,
+            self.threshold,
+            self.tail_probability,
+            self.iteration,
+            mcs=self.mcs,
+            decay=1.0 - config.mcs_k * config.mcs_a,
+            gain=config.mcs_a,
+            gaussian_above=config.mcs_lambda,
+            interval=config.discriminator_interval,
+        )
+
+
+@register("mcs")
+class MagnitudeAwareClipping(_FusedQuantizer):
+    """Discriminator and inverted-T recursion (paper, section 3.3, equations 9 to 13)."""
+
+    mcs = True
+
+
+@register("absmax")
+class AbsoluteMaximum(_FusedQuantizer):
+    """No clipping: each threshold is the absolute maximum of its gradient."""
+
+    mcs = False
+
+    def gaussian(self) -> Tensor:
+        """Nothing is clipped, so every channel counts as Gaussian."""
+        return torch.ones_like(self.threshold, dtype=torch.bool)
+
+
+def quantizers_of(model: nn.Module) -> dict[str, GradientQuantizer]:
+    """The model's quantizers by module name, each once, in the order of registration."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, GradientQuantizer)
+    }
+
+
+def synchronize(model: nn.Module, group: torch.distributed.ProcessGroup | None = None) -> None:
+    """Make all ranks agree on thresholds and tail probabilities after a training step.
+
+    Every rank starts a step from the same state, and both update rules grow with the maximum;
+    so the maximum of the ranks' thresholds is what one process would have had on the joint
+    batch (while a channel's type is the same everywhere). Tail probabilities are averaged.
+
+    Two collective calls for the whole model; every rank must call it, in the same order.
+    """
+    quantizers = list(quantizers_of(model).values())
+    world = torch.distributed.get_world_size(group)
+    if not quantizers or world == 1:
+        return
+    for name, reduce_op in (
+        ("threshold", torch.distributed.ReduceOp.MAX),
+        ("tail_probability", torch.distributed.ReduceOp.SUM),
+    ):
+        buffers = [getattr(quantizer, name) for quantizer in quantizers]
+        flat = torch.cat(buffers)
+        torch.distributed.all_reduce(flat, op=reduce_op, group=group)
+        if reduce_op is torch.distributed.ReduceOp.SUM:
+            flat /= world
+        for buffer, value in zip(buffers, flat.split([b.numel() for b in buffers])):
+            buffer.copy_(value)

@@ -1,0 +1,104 @@
+"""Build daq_mm: a Python package and, by DAQ_MM_BUILD, its compiled kernels.
+
+DAQ_MM_BUILD=auto  CPU kernels; CUDA kernels too where torch has CUDA and nvcc is found (default)
+             cpu   CPU kernels alone
+             cuda  both, and an error if CUDA is missing
+             none  no extension: the slow reference runs, and the hook asks before it does
+"""
+
+import os
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+BUILDS = ("auto", "cpu", "cuda", "none")
+
+# No -march: instruction sets are chosen at run time. No contraction to fused multiply-add:
+# the float results of the kernels must equal the reference's bit for bit.
+CXX_FLAGS = ["-O3", "-std=c++20", "-fopenmp", "-ffp-contract=off", "-fno-math-errno", "-Wall"]
+CUDA_ARCHITECTURES = ("75", "80", "86", "89", "90a")
+
+
+def chosen_build() -> str:
+    """The build to make: 'none', 'cpu' or 'cuda'."""
+    build = os.environ.get("DAQ_MM_BUILD", "auto")
+    if build not in BUILDS:
+        raise SystemExit(f"DAQ_MM_BUILD={build!r} is unknown; allowed: {', '.join(BUILDS)}")
+    if build in ("none", "cpu"):
+        return build
+    try:
+        import torch
+        from torch.utils.cpp_extension import CUDA_HOME
+    except ImportError:
+        raise SystemExit(
+            "building the kernels needs torch: install it first and use --no-build-isolation, "
+            "or set DAQ_MM_BUILD=none"
+        ) from None
+    if not cuda_sources():
+        missing = "csrc/cuda has no sources yet"
+    elif torch.version.cuda is None:
+        missing = "this torch was built without CUDA"
+    elif CUDA_HOME is None:
+        missing = "nvcc was not found (set CUDA_HOME)"
+    else:
+        return "cuda"
+    if build == "cuda":
+        raise SystemExit(f"DAQ_MM_BUILD=cuda is not possible: {missing}")
+    return "cpu"
+
+
+def cuda_sources() -> list[str]:
+    """The CUDA sources, as paths relative to this file."""
+    return sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc/cuda").glob("*.cu"))
+
+
+def extension(build: str) -> dict:
+    """The setup() arguments that compile daq_mm._C."""
+    if build == "none":
+        return {}
+    from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
+
+    sources = ["csrc/module.cpp"]
+    sources += sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc/cpu").glob("*.cpp"))
+    depends = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*.h"))
+    options = {
+        "name": "daq_mm._C",
+        "include_dirs": [str(ROOT / "csrc")],
+        "define_macros": [("DAQ_MM_BUILD_NAME", f'"{build}"')],
+        "extra_link_args": ["-fopenmp"],
+        "depends": depends,
+    }
+    if build == "cuda":
+        gencode = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in CUDA_ARCHITECTURES]
+        gencode.append("-gencode=arch=compute_90,code=compute_90")
+        flags = {"cxx": CXX_FLAGS, "nvcc": ["-O3", "-std=c++20", "--fmad=false", *gencode]}
+        module = CUDAExtension(
+            sources=sources + cuda_sources(), extra_compile_args=flags, **options
+        )
+    else:
+        module = CppExtension(sources=sources, extra_compile_args={"cxx": CXX_FLAGS}, **options)
+    return {"ext_modules": [module], "cmdclass": {"build_ext": BuildExtension}}
+
+
+def version() -> str:
+    """The version that daq_mm/version.py states, read without importing the package."""
+    scope: dict = {}
+    exec((ROOT / "daq_mm/version.py").read_text(), scope)
+    return scope["__version__"]
+
+
+setup(
+    name="daq_mm",
+    version=version(),
+    description="Distribution Adaptive INT8 training of CNNs, a plugin for OpenMMLab",
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["daq_mm", "daq_mm.*"]),
+    python_requires=">=3.10",
+    install_requires=["torch>=2.6"],
+    extras_require={"mm": ["mmengine", "mmcv"]},
+    zip_safe=False,
+    **extension(chosen_build()),
+)
