@@ -16,7 +16,15 @@ BUILDS = ("auto", "cpu", "cuda", "none")
 
 # No -march: instruction sets are chosen at run time. No contraction to fused multiply-add:
 # the float results of the kernels must equal the reference's bit for bit.
-CXX_FLAGS = ["-O3", "-std=c++20", "-fopenmp", "-ffp-contract=off", "-fno-math-errno", "-Wall"]
+CXX_FLAGS = [
+    "-O3",
+    "-std=c++20",
+    "-fopenmp",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-Wall",
+    "-g0",
+]
 CUDA_ARCHITECTURES = ("75", "80", "86", "89", "90a")
 
 

@@ -1,7 +1,9 @@
 // The pybind11 module daq_mm._C: build information and the choice of CPU instruction set.
 // The ops register themselves with PyTorch's dispatcher (TORCH_LIBRARY_IMPL) when it is loaded.
 
-#include <torch/extension.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+#include <torch/version.h>
 
 #include "cpu/capability.h"
 #include "cpu/peak.h"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
@@ -46,6 +47,14 @@ def provenance(arguments: dict[str, Any] | None = None) -> dict[str, Any]:
         "versions": versions(),
         "threads": threads(),
     }
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Write a document so that a reader never finds half of it; makes the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.part")
+    unfinished.write_text(json.dumps(document, indent=1) + "\n")
+    unfinished.replace(path)
 
 
 def commit() -> dict[str, Any]:

@@ -1,0 +1,7 @@
+# mmaction's stock runtime with a seed, and hooks for short runs.
+_base_ = 'mmaction::_base_/default_runtime.py'
+
+randomness = dict(seed=0, deterministic=False)
+default_hooks = dict(
+    logger=dict(interval=20),
+    checkpoint=dict(interval=1, max_keep_ckpts=1))

@@ -1,0 +1,1 @@
+_base_ = 'mmdet::ssd/ssd300_coco.py'

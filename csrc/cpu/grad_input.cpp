@@ -1,0 +1,135 @@
+// Op daq_mm::grad_input: dX = float(sum of q_g * q_w) * step.
+//
+// q_g int8 (N, Co, *out) channels-last, q_w int8 (Co, Ci / groups, *kernel) contiguous, step
+// float32 (Ci,) or (1,). Input position i meets tap k where i + pad - k * dilation is a multiple of
+// the stride; so input positions are split by their residue modulo the stride into phases, each a
+// dense product over the taps that it meets (gemm_driver.h). Results run along input channels.
+// Depthwise convolutions have their own kernels (depthwise.h).
+
+#include <torch/library.h>
+
+#include "checks.h"
+#include "cpu/depthwise.h"
+#include "cpu/gemm_driver.h"
+#include "cpu/op_checks.h"
+#include "cpu/products.h"
+
+namespace daq_mm::cpu {
+namespace {
+
+// Taps of one axis that input positions of residue r meet, with the shift from the position's
+// index within the phase to the output position.
+struct AxisTap {
+  int64_t tap;
+  int64_t shift;
+};
+
+std::vector<AxisTap> axis_taps(const ConvGeometry& g, int axis, int64_t residue) {
+  std::vector<AxisTap> taps;
+  // Backwards, so that shifts ascend: neighbouring pixels then meet rows in the forward's order.
+  for (int64_t k = g.kernel[axis] - 1; k >= 0; --k) {
+    const int64_t distance = residue + g.pad_begin[axis] - k * g.dilation[axis];
+    if (distance % g.stride[axis] == 0) taps.push_back({k, distance / g.stride[axis]});
+  }
+  return taps;
+}
+
+}  // namespace
+
+// All phases, and for each tap in the phases' order its place in memory.
+std::vector<Phase> grad_input_phases(const ConvGeometry& g, std::vector<int64_t>& tap_order) {
+  std::vector<Phase> phases;
+  for (int64_t rd = 0; rd < std::min(g.stride[0], g.in[0]); ++rd) {
+    for (int64_t rh = 0; rh < std::min(g.stride[1], g.in[1]); ++rh) {
+      for (int64_t rw = 0; rw < std::min(g.stride[2], g.in[2]); ++rw) {
+        Phase phase;
+        phase.out_start = {rd, rh, rw};
+        phase.out_step = g.stride;
+        phase.first_tap = static_cast<int64_t>(tap_order.size());
+        for (int a = 0; a < 3; ++a) {
+          phase.count[a] = (g.in[a] - phase.out_start[a] + g.stride[a] - 1) / g.stride[a];
+        }
+        for (const AxisTap& d : axis_taps(g, 0, rd)) {
+          for (const AxisTap& h : axis_taps(g, 1, rh)) {
+            for (const AxisTap& w : axis_taps(g, 2, rw)) {
+              phase.shifts.push_back({d.shift, h.shift, w.shift});
+              tap_order.push_back((d.tap * g.kernel[1] + h.tap) * g.kernel[2] + w.tap);
+            }
+          }
+        }
+        phases.push_back(std::move(phase));
+      }
+    }
+  }
+  return phases;
+}
+
+at::Tensor grad_input_cpu(const at::Tensor& q_g, const at::Tensor& q_w, const at::Tensor& step,
+                          const ConvGeometry& g, at::ScalarType out_dtype,
+                          at::MemoryFormat format) {
+  at::Tensor dx = empty_results(g.x_size(), q_g.options().dtype(out_dtype), format);
+  if (dx.numel() == 0) return dx;
+  const Capability capability = daq_mm::cpu::capability();
+  const bool bytes = uses_bytes(capability);
+  GemmProblem problem;
+  problem.scale = to_floats(step);
+  WeightView view;
+  problem.phases = grad_input_phases(g, view.tap_order);
+  view.data = q_w.const_data_ptr<int8_t>();
+  view.groups = g.groups;
+  view.lanes = g.ci_per_group();
+  view.depth = g.co_per_group();
+  view.taps = g.taps();
+  view.lane_stride = view.taps;
+  view.depth_stride = view.lanes * view.taps;
+  view.group_stride = view.depth * view.depth_stride;
+  const int64_t met_taps = static_cast<int64_t>(view.tap_order.size());
+  // Taps that no input position meets (an input smaller than the stride) are packed, not read.
+  std::vector<bool> met(view.taps, false);
+  for (int64_t t : view.tap_order) met[t] = true;
+  for (int64_t t = 0; t < view.taps; ++t) {
+    if (!met[t]) view.tap_order.push_back(t);
+  }
+  problem.is_signed = bytes;
+  problem.zero_point = bytes ? 128 : 0;
+  SourceOptions source;
+  source.is_signed = true;
+  if (uses_depthwise(g)) {
+    std::vector<int64_t> first_taps;
+    for (const Phase& phase : problem.phases) first_taps.push_back(phase.first_tap);
+    first_taps.push_back(met_taps);
+    problem.depthwise = true;
+    problem.weights =
+        pack_depthwise(view.data, g.ci, view.tap_order, first_taps, capability);
+    problem.source = make_source(q_g, capability, source);
+    run_gemm(problem, capability, dx);
+    return dx;
+  }
+  problem.weights = pack_weights(view, capability, bytes);
+  problem.group_channels = g.co_per_group();
+  source.row_bytes = row_bytes(problem.weights, g.groups, g.co_per_group());
+  problem.source = make_source(q_g, capability, source);
+  run_gemm(problem, capability, dx);
+  return dx;
+}
+
+namespace {
+
+at::Tensor grad_input(const at::Tensor& q_g, const at::Tensor& q_w, const at::Tensor& step,
+                      at::IntArrayRef x_size, at::IntArrayRef stride, at::IntArrayRef padding,
+                      at::IntArrayRef dilation, int64_t groups, at::ScalarType out_dtype) {
+  const auto g = ConvGeometry::make(x_size, q_w.sizes(), stride, padding, dilation, groups);
+  check_size(q_g, g.out_size(), "q_g");
+  check_channels_last(q_g, at::kChar, "q_g");
+  check_contiguous(q_w, at::kChar, "q_w");
+  check_contiguous(step, at::kFloat, "step");
+  TORCH_CHECK_VALUE(step.dim() == 1 && (step.size(0) == 1 || step.size(0) == g.ci),
+                    "step has size ", step.sizes(), "; expected (", g.ci, ",) or (1,)");
+  check_out_dtype(out_dtype, true);
+  return grad_input_cpu(q_g, q_w, step, g, out_dtype, channels_last_format(g.rank));
+}
+
+}  // namespace
+}  // namespace daq_mm::cpu
+
+TORCH_LIBRARY_IMPL(daq_mm, CPU, m) { m.impl("grad_input", &daq_mm::cpu::grad_input); }

@@ -1,0 +1,179 @@
+// AVX512 packing of one vector of a panel, bytes layout [place][step][16 lanes][4]; see pack.h.
+// Called by pack.cpp for the ops forward and grad_input.
+//
+// Weights lie with taps (and for forward then depth) adjacent. For each lane one register is
+// filled with 16 groups ("slots") of 4 depths, one byte permutation puts each slot's 4 bytes side
+// by side, and a 16 x 16 transpose of 32-bit words turns lanes' slots into slots' lanes.
+
+#include "cpu/pack.h"
+
+#if defined(__x86_64__)
+
+// GCC's own _mm512_undefined_epi32() trips these warnings (GCC bug 105593).
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#include <immintrin.h>
+
+#include <cstring>
+
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi")
+
+namespace daq_mm::cpu {
+namespace {
+
+#define DAQ_MM_INLINE inline __attribute__((always_inline))
+
+DAQ_MM_INLINE void transpose_words(__m512i (&r)[16]) {
+  __m512i t[16];
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; i += 2) {
+    t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
+    t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; i += 4) {
+    r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+    r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+    r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+    r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < 4; ++i) {
+    t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
+    t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
+    t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
+    t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < 4; ++i) {
+    r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
+    r[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
+    r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
+    r[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
+  }
+}
+
+DAQ_MM_INLINE void store(const PackVectorTask& task, int64_t place, int64_t step, __m512i v) {
+  _mm512_store_si512(task.out + place * task.place_stride + step * task.step_stride, v);
+  if (task.sums != nullptr) {
+    int32_t* at = task.sums + place * 16;
+    const __m512i sum = _mm512_loadu_si512(at);
+    _mm512_storeu_si512(at, _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(1), v));
+  }
+}
+
+// The first n bytes of a mask, n clamped to 0..64.
+DAQ_MM_INLINE __mmask64 first_bytes(int64_t n) {
+  return n <= 0 ? 0 : n >= 64 ? ~0ull : (1ull << n) - 1;
+}
+
+// 16 bytes of each of 4 rows, byte b of the result's word i being row b's byte i.
+DAQ_MM_INLINE __m512i four_rows(const int8_t* at, int64_t row_stride, int64_t rows, int64_t n,
+                                __m512i interleave) {
+  const __mmask16 m = static_cast<__mmask16>(first_bytes(n < 16 ? n : 16));
+  const __m128i a = _mm_maskz_loadu_epi8(m, at);
+  const __m128i b = _mm_maskz_loadu_epi8(rows > 1 ? m : 0, at + row_stride);
+  const __m128i c = _mm_maskz_loadu_epi8(rows > 2 ? m : 0, at + 2 * row_stride);
+  const __m128i d = _mm_maskz_loadu_epi8(rows > 3 ? m : 0, at + 3 * row_stride);
+  __m512i v = _mm512_castsi128_si512(a);
+  v = _mm512_inserti32x4(v, b, 1);
+  v = _mm512_inserti32x4(v, c, 2);
+  v = _mm512_inserti32x4(v, d, 3);
+  return _mm512_permutexvar_epi8(interleave, v);
+}
+
+__m512i interleave_four() {
+  alignas(64) uint8_t index[64];
+  for (int i = 0; i < 64; ++i) index[i] = static_cast<uint8_t>(16 * (i % 4) + i / 4);
+  return _mm512_load_si512(index);
+}
+
+// One tap, lanes adjacent (grad-input of 1x1): lanes are the slots, no transpose needed.
+void pack_adjacent_lanes(const PackVectorTask& task) {
+  const __m512i interleave = interleave_four();
+  for (int64_t k = 0; k < task.depth; k += 4) {
+    store(task, 0, k / 4,
+          four_rows(task.data + k * task.depth_stride, task.depth_stride, task.depth - k,
+                    task.lanes, interleave));
+  }
+}
+
+// Depth and taps adjacent (forward), at most 16 taps: a register holds 16 / taps steps.
+void pack_adjacent_depth(const PackVectorTask& task) {
+  const int64_t taps = task.taps;
+  const int64_t steps_each = 16 / taps;
+  alignas(64) uint8_t index[64] = {};
+  for (int64_t slot = 0; slot < steps_each * taps; ++slot) {
+    for (int64_t b = 0; b < 4; ++b) {
+      index[slot * 4 + b] = static_cast<uint8_t>((slot / taps * 4 + b) * taps + slot % taps);
+    }
+  }
+  const __m512i permutation = _mm512_load_si512(index);
+  const int64_t steps = (task.depth + 3) / 4;
+  for (int64_t step = 0; step < steps; step += steps_each) {
+    const int64_t at = step * 4 * taps;
+    const __mmask64 mask = first_bytes(task.depth * taps - at);
+    __m512i r[16];
+#pragma GCC unroll 16
+    for (int lane = 0; lane < 16; ++lane) {
+      const __m512i v = _mm512_maskz_loadu_epi8(lane < task.lanes ? mask : 0,
+                                                task.data + lane * task.lane_stride + at);
+      r[lane] = _mm512_permutexvar_epi8(permutation, v);
+    }
+    transpose_words(r);
+    const int64_t here = steps - step < steps_each ? steps - step : steps_each;
+    alignas(64) int32_t slots[16][16];
+#pragma GCC unroll 16
+    for (int slot = 0; slot < 16; ++slot) _mm512_store_si512(slots[slot], r[slot]);
+    for (int64_t s = 0; s < here; ++s) {
+      for (int64_t tap = 0; tap < taps; ++tap) {
+        store(task, task.place[tap], step + s, _mm512_load_si512(slots[s * taps + tap]));
+      }
+    }
+  }
+}
+
+// Any strides: 16 taps of 4 depths at a time.
+void pack_any(const PackVectorTask& task) {
+  const __m512i interleave = interleave_four();
+  for (int64_t tap = 0; tap < task.taps; tap += 16) {
+    for (int64_t k = 0; k < task.depth; k += 4) {
+      __m512i r[16];
+#pragma GCC unroll 16
+      for (int lane = 0; lane < 16; ++lane) {
+        const int8_t* at =
+            task.data + lane * task.lane_stride + k * task.depth_stride + tap;
+        r[lane] = four_rows(at, task.depth_stride, task.depth - k,
+                            lane < task.lanes ? task.taps - tap : 0, interleave);
+      }
+      transpose_words(r);
+      alignas(64) int32_t slots[16][16];
+#pragma GCC unroll 16
+      for (int slot = 0; slot < 16; ++slot) _mm512_store_si512(slots[slot], r[slot]);
+      const int64_t here = task.taps - tap < 16 ? task.taps - tap : 16;
+      for (int64_t t = 0; t < here; ++t) {
+        store(task, task.place[tap + t], k / 4, _mm512_load_si512(slots[t]));
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void pack_vector_avx512(const PackVectorTask& task) {
+  if (task.sums != nullptr) std::memset(task.sums, 0, sizeof(int32_t) * 16 * task.taps);
+  if (task.taps == 1 && task.lane_stride == 1) {
+    pack_adjacent_lanes(task);
+  } else if (task.depth_stride == task.taps && task.taps <= 16) {
+    pack_adjacent_depth(task);
+  } else {
+    pack_any(task);
+  }
+}
+
+}  // namespace daq_mm::cpu
+
+#pragma GCC pop_options
+
+#endif  // __x86_64__

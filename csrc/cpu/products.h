@@ -1,0 +1,70 @@
+// Internal C++ forms of the CPU ops, so that the fused ops (conv_forward, conv_backward) call them
+// without the dispatcher. The registered ops check their arguments and then call these; here the
+// caller guarantees dtypes, sizes and layouts as stated.
+//
+// 8-bit activations and gradients are dense channels-last (NHWC / NDHWC); weights are contiguous.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include <ATen/core/Tensor.h>
+#include <c10/core/MemoryFormat.h>
+#include <c10/core/ScalarType.h>
+
+#include "conv_geometry.h"
+
+namespace daq_mm::cpu {
+
+// x is about (q - zero_point) * step; q uint8 channels-last, x's size.
+struct QuantizedX {
+  at::Tensor q;
+  float step;
+  int32_t zero_point;
+};
+
+// q int8 contiguous, w's size; step float32 (1,), or (Ci,) for folded weights.
+struct QuantizedW {
+  at::Tensor q;
+  at::Tensor step;
+};
+
+// ---- quantize.cpp ----
+
+QuantizedX quantize_x_cpu(const at::Tensor& x, bool allow_unsigned);
+QuantizedW quantize_w_cpu(const at::Tensor& w);
+QuantizedW quantize_w_folded_cpu(const at::Tensor& w, const at::Tensor& g_threshold,
+                                 int64_t groups);
+// int8 channels-last, g's size; threshold float32 (Co,) or (1,).
+at::Tensor quantize_g_cpu(const at::Tensor& g, const at::Tensor& threshold,
+                          const std::optional<at::Tensor>& seed);
+
+// ---- forward.cpp ----
+
+// Y = float(sum of (q_x - zero_point) * q_w) * (x_step * w_step) + bias, in out_dtype (float32,
+// bfloat16, float16; int32 for the bare sums), in `format`: channels-last (of the rank) or
+// contiguous. q_x uint8 channels-last, q_w int8 contiguous, zero_point 0..255.
+at::Tensor forward_cpu(const at::Tensor& q_x, float x_step, int32_t zero_point,
+                       const at::Tensor& q_w, float w_step, const std::optional<at::Tensor>& bias,
+                       const ConvGeometry& geometry, at::ScalarType out_dtype,
+                       at::MemoryFormat format);
+
+// ---- grad_input.cpp ----
+
+// dX = float(sum of q_g * q_w) * step, in out_dtype and `format` as above. q_g int8 channels-last,
+// q_w int8 contiguous, step float32 (Ci,) or (1,) contiguous.
+at::Tensor grad_input_cpu(const at::Tensor& q_g, const at::Tensor& q_w, const at::Tensor& step,
+                          const ConvGeometry& geometry, at::ScalarType out_dtype,
+                          at::MemoryFormat format);
+
+// ---- grad_weight.cpp ----
+
+// dW = float(sum of (q_x - zero_point) * q_g) * (x_step * g_step of the row), in out_dtype (as for
+// forward_cpu) and `format`: channels-last (of the rank) or contiguous. q_x uint8 channels-last,
+// q_g int8 channels-last, g_step float32 (Co,) contiguous, zero_point 0..255.
+at::Tensor grad_weight_cpu(const at::Tensor& q_x, float x_step, int32_t zero_point,
+                           const at::Tensor& q_g, const at::Tensor& g_step,
+                           const ConvGeometry& geometry, at::ScalarType out_dtype,
+                           at::MemoryFormat format);
+
+}  // namespace daq_mm::cpu

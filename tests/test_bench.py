@@ -1,0 +1,514 @@
+"""The benchmarks: records, ratios, the correctness gate, errors. Nothing here asserts a time."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from daq_mm import DAQConfig, ops
+
+TOOLS = Path(__file__).resolve().parent.parent / "tools"
+sys.path.insert(0, str(TOOLS))
+
+import bench_ops  # noqa: E402
+import bench_train  # noqa: E402
+import plot_roofline  # noqa: E402
+from bench import allocator, gate, machine, memory, modes, networks, report  # noqa: E402
+from bench.candidates import OPS, Candidate  # noqa: E402
+from bench.operands import make_operands  # noqa: E402
+from bench.shapes import ConvShape, parse_shape, trace  # noqa: E402
+from bench.timing import Clock, Summary, device_of, take_turns  # noqa: E402
+from bench.train_report import add_ratios as add_mode_ratios  # noqa: E402
+from bench.train_report import tables as train_tables  # noqa: E402
+from bench.training import Setting, Trainer, check_loss, warm_up  # noqa: E402
+from common.provenance import provenance, write_json  # noqa: E402
+
+SHAPES = (
+    "3x6x5x4,10x3x3,s2",
+    "2x8x5x5,8x3x3,g8",
+    "2x6x3x4x5,4x1x3x3,signed",
+    "2x8x4x4,12x1x1,g2,p0",
+)
+QUICK = ["--repeats", "1", "--min-time", "0", "--allocator", "default"]
+
+
+def summary(seconds: float) -> Summary:
+    return Summary.of([seconds])
+
+
+# ---- provenance ----
+
+
+def test_provenance_has_the_fields_and_is_json(tmp_path):
+    document = provenance({"path": Path("x"), "sizes": (1, 2), "limit": 3})
+    assert set(document) == {
+        "tool", "arguments", "commit", "date", "machine", "versions", "threads"
+    }  # fmt: skip
+    assert document["arguments"] == {"path": "x", "sizes": [1, 2], "limit": 3}
+    assert set(document["commit"]) == {"sha", "dirty"}
+    assert document["versions"]["torch"] == torch.__version__
+    assert document["versions"]["daq_mm"]
+    assert document["threads"] == torch.get_num_threads()
+    assert {"cpu", "cores", "cpu_flags", "memory_gib", "gpus"} <= set(document["machine"])
+    write_json(tmp_path / "new" / "x.json", document)
+    assert json.loads((tmp_path / "new" / "x.json").read_text()) == document
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["x.json"]
+
+
+def test_provenance_imports_neither_torch_nor_anything_else_heavy():
+    code = (
+        "import sys; from common.provenance import provenance; p = provenance();"
+        "assert 'torch' not in sys.modules and 'numpy' not in sys.modules; assert p['versions']"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=TOOLS, check=True)
+
+
+# ---- timing, machine, allocator ----
+
+
+def test_summary_of_samples():
+    s = Summary.of([4.0, 1.0, 2.0, 3.0, 10.0])
+    assert (s.median_s, s.min_s, s.max_s, s.samples) == (3.0, 1.0, 10.0, 5)
+    assert (s.q25_s, s.q75_s) == (2.0, 4.0)
+    assert Summary.of([2.0]).q75_s == 2.0
+    with pytest.raises(ValueError, match="at least one sample"):
+        Summary.of([])
+
+
+def test_candidates_take_turns():
+    class FakeClock:
+        seconds = staticmethod(lambda work: (work(), 1.0)[1])
+
+    calls = []
+    result = take_turns(
+        {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")},
+        repeats=2,
+        min_time=0.0,
+        clock=FakeClock(),
+    )
+    assert calls == ["a", "a", "b", "b", "a", "b", "a", "b"]  # two warm-ups each, then turns
+    assert result["a"].samples == 2
+    with pytest.raises(ValueError, match="repeats=0 must be at least 1"):
+        take_turns({}, repeats=0, min_time=0.0, clock=Clock())
+
+
+def test_unknown_devices_and_instruction_sets_are_refused():
+    with pytest.raises(ValueError, match="allowed: cpu, cuda"):
+        device_of("gpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="sees no CUDA device"):
+            device_of("cuda")
+    assert machine.capabilities("best", torch.device("cpu")) == [None]
+    with pytest.raises(ValueError, match="backends='sse9'"):
+        machine.capabilities("sse9", torch.device("cpu"))
+
+
+def test_peak_is_measured_where_kernels_are_built(backend):
+    peak = machine.peak_gops(torch.device("cpu"))
+    assert (peak is None) == (backend == "reference")
+    assert peak is None or peak > 0
+
+
+def test_allocator_tells_what_it_set():
+    assert allocator.configure("default")["setting"]
+    with pytest.raises(ValueError, match="allocator='heep' is unknown; allowed: heap, default"):
+        allocator.configure("heep")
+    code = "from bench import allocator; print(allocator.configure('heap')['setting'])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=TOOLS, text=True, capture_output=True)
+    assert "M_MMAP_MAX=0" in done.stdout or "glibc" in done.stderr or "preloaded" in done.stdout
+
+
+# ---- shapes ----
+
+
+def test_a_shape_in_words():
+    shape = parse_shape("16x64x56x48, 128x3x3, s2, p0, d2, g4, signed")
+    g = shape.geometry
+    assert (g.x_size, g.w_size) == ((16, 64, 56, 48), (128, 16, 3, 3))
+    assert (g.stride, g.padding, g.dilation, g.groups) == ((2, 2), (0,) * 4, (2, 2), 4)
+    assert not shape.unsigned
+    assert parse_shape("2x4x8x8,4x3x3").geometry.padding == (1, 1, 1, 1)
+    assert parse_shape("1x2x5x5,3x3x3,p0").macs == 3 * 9 * 2 * 9
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("16x64", "does not read as"),
+        ("2x4x8x8,4x3x3,q1", "does not read as"),
+        ("2x4x8x8,4x3x3x3", "expected 5"),
+        ("2x4x8x8,4x9x9,p0", "larger than the padded input"),
+    ],
+)
+def test_wrong_shapes_are_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        parse_shape(text)
+
+
+class ToyNetwork(nn.Module):
+    """Four convolutions, two of the same shape, one that reads signed values."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.a = nn.Conv2d(4, 4, 3, padding=1)
+        self.b = nn.Conv2d(4, 4, 3, padding=1)
+        self.signed = nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x, labels):
+        x = self.norm(self.stem(x)).relu()
+        x = self.b(self.a(x).relu())
+        return nn.functional.cross_entropy(self.signed(x).mean((2, 3)), labels)
+
+
+def toy_batch(n, device):
+    return torch.randn(n, 3, 8, 8, device=device), torch.zeros(n, dtype=torch.int64, device=device)
+
+
+def test_tracing_counts_equal_layers_and_sees_signs():
+    toy = ToyNetwork()
+    shapes = trace(toy, lambda: toy(*toy_batch(2, "cpu")), batch=16)
+    assert [(s.name, s.count, s.unsigned, s.first) for s in shapes] == [
+        ("stem", 1, False, True),
+        ("a", 2, True, False),
+        ("signed", 1, False, False),
+    ]
+    assert all(s.geometry.x_size[0] == 16 for s in shapes)
+    with pytest.raises(ValueError, match="no convolution"):
+        trace(nn.ReLU(), lambda: None, batch=1)
+
+
+def test_resnet50_has_its_known_multiplications():
+    pytest.importorskip("mmdet", reason="the set is traced from mmdet's ResNet")
+    shapes = networks.shape_set("resnet50", batch=1)
+    assert sum(s.count for s in shapes) == 53
+    assert sum(s.count * s.macs for s in shapes) == 4_087_136_256
+    assert [s.first for s in shapes] == [True] + [False] * (len(shapes) - 1)
+
+
+def test_unknown_sets_and_models_are_refused():
+    with pytest.raises(ValueError, match="set='resnet51' is unknown; allowed: resnet50"):
+        networks.shape_set("resnet51", batch=1)
+    with pytest.raises(ValueError, match="model='resnet51' is unknown; allowed: resnet50"):
+        networks.build("resnet51", size=32)
+    pytest.importorskip("mmengine")
+    with pytest.raises(ValueError, match="no such config file"):
+        networks.build("nowhere.py", size=32)
+
+
+def test_checkpoints_are_switched_off_everywhere():
+    config = {
+        "pretrained": "https://a",
+        "backbone": {"init_cfg": {"type": "Pretrained", "checkpoint": "b"}, "depth": 18},
+        "heads": [{"init_cfg": {"type": "Normal"}}, {"pretrained2d": True}],
+    }
+    assert networks.without_checkpoints(config) == {
+        "pretrained": None,
+        "backbone": {"init_cfg": None, "depth": 18},
+        "heads": [{"init_cfg": {"type": "Normal"}}, {"pretrained2d": True}],
+    }
+
+
+# ---- the gate ----
+
+
+@pytest.mark.parametrize("recipe", ["daq", "paper"])
+@pytest.mark.parametrize("text", SHAPES)
+def test_gate_passes_the_ops(backend, text, recipe):
+    operands = make_operands(parse_shape(text), config=DAQConfig.make(recipe))
+    for check in (gate.check_products, gate.check_quantizers, gate.check_layer):
+        check(operands, ("fp32", "bf16"))
+
+
+def last_value_off(result: torch.Tensor) -> torch.Tensor:
+    """The result with its last value one step off: a mistake at the border."""
+    wrong = result.clone(memory_format=torch.preserve_format)
+    last = (-1,) * wrong.dim()
+    value = wrong[last]
+    wrong[last] = value ^ 1 if not value.is_floating_point() else value * 1.5 + 1
+    return wrong
+
+
+@pytest.mark.parametrize(
+    ("op", "check"),
+    [
+        ("forward", gate.check_products),
+        ("grad_input", gate.check_products),
+        ("grad_weight", gate.check_products),
+        ("quantize_x", gate.check_quantizers),
+        ("quantize_g", gate.check_quantizers),
+        ("conv_forward", gate.check_layer),
+        ("conv_backward", gate.check_layer),
+    ],
+)
+def test_gate_refuses_a_wrong_kernel(monkeypatch, op, check):
+    operands = make_operands(parse_shape(SHAPES[0]), config=DAQConfig())
+    right = getattr(ops, op)
+
+    def wrong(*args, **kwargs):
+        result = right(*args, **kwargs)
+        if isinstance(result, tuple):
+            return (last_value_off(result[0]), *result[1:])
+        return last_value_off(result)
+
+    monkeypatch.setattr(ops, op, wrong)
+    with pytest.raises(gate.WrongResult, match=f"{op}.*differ from the reference"):
+        check(operands, ("fp32",))
+
+
+# ---- records and sums ----
+
+
+def candidate(op: str, backend: str, dtype: str = "bf16", products: int = 1) -> Candidate:
+    return Candidate(op, backend, dtype, lambda: None, products, bytes=1000)
+
+
+def test_ratios_within_a_shape():
+    shape = parse_shape("1x2x5x5,3x3x3,p0")  # 486 multiply-adds
+    pairs = [
+        (candidate("forward", "cpu/x"), 2e-6),
+        (candidate("conv_backward", "cpu/x", products=2), 4e-6),
+        (candidate("quantize_x", "cpu/x", products=0), 1e-6),
+        (candidate("forward", "torch", "fp32"), 6e-6),
+        (candidate("forward", "torch", "bf16"), 3e-6),
+        (candidate("backward", "torch", "bf16", products=2), 5e-6),
+    ]
+    records = [report.record(shape, c, summary(t), "given") for c, t in pairs]
+    report.add_ratios(records, {"cpu/x": 0.972})
+    forward, backward, quantize, baseline = records[:4]
+    assert forward["gops"] == pytest.approx(2 * 486 / 2e-6 / 1e9)
+    assert forward["gbps"] == pytest.approx(0.5)
+    assert forward["intensity"] == pytest.approx(0.972)
+    assert (forward["speedup_fp32"], forward["speedup_bf16"]) == pytest.approx((3.0, 1.5))
+    assert forward["peak_share"] == pytest.approx(0.5)
+    assert backward["operations"] == 4 * 486
+    assert backward["speedup_fp32"] is None
+    assert backward["speedup_bf16"] == pytest.approx(1.25)
+    assert (quantize["gops"], quantize["speedup_bf16"], quantize["peak_share"]) == (0, None, None)
+    assert baseline["speedup_fp32"] is None
+    assert "forward" in report.shape_table(shape, records)
+
+
+def test_sums_over_a_network():
+    base = parse_shape("2x4x6x6,4x3x3")
+    first = ConvShape(parse_shape("2x3x6x6,4x3x3").geometry, "stem", unsigned=False, first=True)
+    many = ConvShape(base.geometry, "a", count=3)
+    unmeasured = ConvShape(parse_shape("2x8x6x6,4x1x1").geometry, "b", count=2)
+    records = []
+    for shape in (first, many):
+        for op, backend, dtype, seconds in (
+            ("forward", "cpu/x", "bf16", 1.0),
+            ("forward", "torch", "fp32", 4.0),
+            ("forward", "torch", "bf16", 2.0),
+            ("grad_weight", "cpu/x", "fp32", 2.0),
+            ("grad_weight", "torch", "bf16", 5.0),
+        ):
+            measured = report.record(shape, candidate(op, backend, dtype), summary(seconds), "n")
+            records.append(measured)
+    entries = report.totals(records, [first, many, unmeasured], "n")
+    by_product = {
+        e["product"]: e for e in entries if e["scope"] == "kernels alone" and e["dtype"] == "bf16"
+    }
+    forward = by_product["forward"]
+    assert (forward["layers"], forward["layers_measured"]) == (5, 3)
+    assert (forward["daq_mm_s"], forward["fp32_s"], forward["bf16_s"]) == (3.0, 12.0, 6.0)
+    assert (forward["speedup_fp32"], forward["speedup_bf16"]) == (4.0, 2.0)
+    assert forward["gops"] == pytest.approx(2 * many.macs * 3 / 3.0 / 1e9)
+    weight = by_product["grad-weight"]  # one record, of float32, serves both types of x
+    assert (weight["daq_mm_s"], weight["fp32_s"], weight["speedup_bf16"]) == (6.0, None, 2.5)
+    assert by_product["grad-input"]["layers_measured"] == 0
+    assert by_product["grad-input"]["speedup_bf16"] is None
+    assert "3 of 5" in report.totals_table(entries)
+
+
+# ---- bench_ops ----
+
+
+def test_bench_ops_writes_records_and_the_plot_reads_them(tmp_path, capsys):
+    path = tmp_path / "ops.json"
+    shapes = ["--shape", SHAPES[0], "--shape", SHAPES[2]]
+    assert bench_ops.main([*shapes, *QUICK, "--dtypes", "bf16", "--json", str(path)]) == 0
+    document = json.loads(path.read_text())
+    assert {"commit", "machine", "allocator", "peak_gops", "bandwidth_gbps", "totals"} <= set(
+        document
+    )
+    records = document["records"]
+    own = [entry for entry in records if entry["backend"] != "torch"]
+    assert {entry["op"] for entry in own} == set(OPS) - {"grad_weight"}
+    assert {entry["backend"] for entry in own} == {ops.backend_of(torch.zeros(1))}
+    for entry in own:
+        has_product = "quantize" not in entry["op"] and "thresholds" not in entry["op"]
+        assert (entry["speedup_bf16"] is not None) == has_product
+        assert entry["median_s"] > 0 and entry["samples"] == 1
+    assert "Sums over each set" in capsys.readouterr().out
+    picture = tmp_path / "roofline.png"
+    pytest.importorskip("matplotlib")
+    assert plot_roofline.main([str(path), "-o", str(picture), "--with-torch"]) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(SystemExit, match="--backend 'cuda' is not in the file"):
+        plot_roofline.main([str(path), "-o", str(picture), "--backend", "cuda"])
+    with pytest.raises(SystemExit, match="no such file"):
+        plot_roofline.main([str(tmp_path / "none.json"), "-o", str(picture)])
+
+
+def test_bench_ops_does_not_time_a_wrong_kernel(tmp_path, monkeypatch, capsys):
+    right = ops.forward
+    monkeypatch.setattr(ops, "forward", lambda *a, **k: last_value_off(right(*a, **k)))
+    path = tmp_path / "ops.json"
+    arguments = ["--shape", SHAPES[0], "--ops", "forward,quantize_g", "--dtypes", "fp32"]
+    assert bench_ops.main([*arguments, *QUICK, "--json", str(path)]) == 1
+    own = [e for e in json.loads(path.read_text())["records"] if e["backend"] != "torch"]
+    by_op = {entry["op"]: entry for entry in own}
+    assert "differ from the reference" in by_op["forward"]["error"]
+    assert "median_s" not in by_op["forward"]
+    assert by_op["quantize_g"]["median_s"] > 0
+    captured = capsys.readouterr()
+    assert "WRONG" in captured.out and "FAILED given: forward" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--ops", "foward"], "'foward' is unknown; allowed: all, forward"),
+        (["--dtypes", "fp8"], "'fp8' is unknown; allowed: all, fp32, bf16"),
+        (["--repeats", "0"], "--repeats must be at least 1"),
+        (["--threads", "0"], "--threads must be at least 1"),
+        (["--shape", "1x2"], "does not read as"),
+        (["--shape", SHAPES[0], "--recipe", "papr"], "recipe='papr' is unknown"),
+        (["--shape", SHAPES[0], "--device", "gpu"], "allowed: cpu, cuda"),
+        (["--shape", SHAPES[0], "--backends", "sse9"], "backends='sse9'"),
+    ],
+)
+def test_bench_ops_refuses_bad_arguments(arguments, message, capsys):
+    with pytest.raises(SystemExit) as caught:
+        bench_ops.main([*arguments, "--allocator", "default"])
+    assert message in f"{caught.value} {capsys.readouterr().err}"
+
+
+# ---- bench_train ----
+
+
+@pytest.fixture
+def toy_model(monkeypatch):
+    """bench_train with the toy network under every name."""
+
+    def build(name, *, size, frames):
+        return networks.Network(ToyNetwork().train(), toy_batch)
+
+    monkeypatch.setattr(bench_train, "build", build)
+
+
+TRAIN = ["--model", "resnet50", "--batch", "2", "--iterations", "2", "--warm-up", "1",
+         "--allocator", "default", "--allow-reference", "--no-memory"]  # fmt: skip
+
+
+def test_bench_train_compares_modes(tmp_path, toy_model, capsys):
+    path = tmp_path / "train.json"
+    arguments = ["--modes", "fp32,bf16,int8,int8-bf16", "--profile-layers", "--json", str(path)]
+    assert bench_train.main([*TRAIN, *arguments]) == 0
+    document = json.loads(path.read_text())
+    by_mode = {record["mode"]: record for record in document["records"]}
+    assert list(by_mode) == ["fp32", "bf16", "int8", "int8-bf16"]
+    assert (by_mode["int8"]["int8_layers"], by_mode["int8"]["float_layers"]) == (3, 1)
+    for record in by_mode.values():
+        assert record["samples"] == 2
+        assert record["first_loss"] == pytest.approx(by_mode["fp32"]["first_loss"], rel=0.1)
+        assert record["samples_per_s"] == pytest.approx(2 / record["median_s"])
+        assert set(record["speedup_over"]) == set(by_mode) - {record["mode"]}
+        rows = record["profile"]["by_convolution"]
+        assert sum(row["calls"] for row in rows) == pytest.approx(4)
+        assert all(row["forward_s"] > 0 and row["backward_s"] > 0 for row in rows)
+    text = capsys.readouterr().out
+    assert "× bf16" in text and "By convolution" in text
+
+
+def test_a_failing_mode_is_told_and_the_others_go_on(tmp_path, toy_model, monkeypatch, capsys):
+    def broken(model, config):
+        raise RuntimeError("no such kernel")
+
+    mode = modes.Mode("broken", "fails", convert=broken)
+    monkeypatch.setitem(modes.MODES, "broken", mode)
+    path = tmp_path / "train.json"
+    assert bench_train.main([*TRAIN, "--modes", "broken,fp32,bf16", "--json", str(path)]) == 1
+    records = {r["mode"]: r for r in json.loads(path.read_text())["records"]}
+    assert records["broken"]["error"] == "RuntimeError: no such kernel"
+    assert "median_s" not in records["broken"]
+    assert set(records["fp32"]["speedup_over"]) == {"bf16"}
+    captured = capsys.readouterr()
+    assert "FAILED: RuntimeError: no such kernel" in captured.out
+    assert "0.00" not in captured.out.split("bf16")[0]
+
+
+def test_a_mode_that_computes_something_else_is_refused(toy_model, capsys):
+    with pytest.raises(ArithmeticError, match="int8 computes a first loss of 2 where fp32 has 1"):
+        check_loss("int8", 2.0, 1.0, "fp32")
+    check_loss("int8", 1.1, 1.0, "fp32")
+    network = networks.Network(ToyNetwork(), toy_batch)
+    with torch.no_grad():
+        network.module.signed.weight.fill_(float("nan"))
+    with pytest.raises(ArithmeticError, match="the loss is nan"):
+        warm_up(Trainer(network, modes.MODES["fp32"], setting()), iterations=1)
+
+
+def setting() -> Setting:
+    return Setting(4, torch.device("cpu"), channels_last=True, config=DAQConfig())
+
+
+def test_memory_of_a_mode():
+    network = networks.Network(ToyNetwork().train(), toy_batch)
+    trainers = {name: Trainer(network, modes.MODES[name], setting()) for name in ("fp32", "int8")}
+    kept = {name: memory.saved_for_backward(t) for name, t in trainers.items()}
+    # Four float inputs, the picture among them; three 8-bit ones and the float picture.
+    values, picture = 4 * 4 * 64, 4 * 3 * 64
+    assert kept["fp32"]["convolutions"] == 4 * (picture + 3 * values)
+    assert kept["int8"]["convolutions"] == 4 * picture + 3 * (values + 8)
+    assert kept["fp32"]["all"] > kept["fp32"]["convolutions"]
+    if Path("/proc/self/clear_refs").exists():
+        peak = memory.peak(lambda: trainers["fp32"], torch.device("cpu"))
+        assert set(peak) == {"baseline", "idle", "peak", "peak_over_baseline", "iteration"}
+        assert peak["peak"] >= peak["idle"] > 0
+
+
+def test_tables_of_modes():
+    records = [
+        {"mode": "fp32", **summary(3.0).fields(), "samples_per_s": 1.0},
+        {"mode": "int8", **summary(2.0).fields(), "samples_per_s": 1.5},
+        {"mode": "bf16-compile", "error": "CompileError: line one\nline two"},
+    ]
+    add_mode_ratios(records)
+    assert records[1]["speedup_over"] == {"fp32": 1.5}
+    records[1]["memory"] = {"error": "exit status 1: killed"}
+    arguments = {"model": "toy", "batch": 2, "size": 8}
+    text = train_tables(
+        {"records": records, "arguments": arguments, "threads": 1, "backend": "reference",
+         "allocator": {"setting": "default"}}
+    )  # fmt: skip
+    assert "FAILED: CompileError: line one line two" in text
+    assert "FAILED: exit status 1: killed" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--modes", "fp33"], "'fp33' is unknown; allowed: all, fp32"),
+        (["--batch", "0"], "--batch must be at least 1"),
+        (["--recipe", "papr"], "recipe='papr' is unknown"),
+        (["--model", "resnet51", "--modes", "fp32"], "model='resnet51' is unknown"),
+    ],
+)
+def test_bench_train_refuses_bad_arguments(arguments, message, capsys):
+    with pytest.raises(SystemExit) as caught:
+        bench_train.main([*TRAIN, *arguments])
+    assert message in f"{caught.value} {capsys.readouterr().err}"
+
+
+def test_bench_train_does_not_time_the_reference_unasked(monkeypatch, toy_model):
+    monkeypatch.setattr(ops, "kernels_built", lambda device: (False, "nothing was built"))
+    arguments = [a for a in TRAIN if a != "--allow-reference"]
+    with pytest.raises(SystemExit, match="int8 would run the slow reference: nothing was built"):
+        bench_train.main([*arguments, "--modes", "fp32,int8"])

@@ -1,0 +1,151 @@
+"""Every config loads, builds and trains: twice on generated data, digits through real loaders."""
+
+import math
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("mmengine", reason="mmengine not installed")
+pytest.importorskip("mmdet", reason="mmdet not installed")
+
+import daq_mm  # noqa: E402
+from daq_mm.compat import mend_mmaction  # noqa: E402
+from daq_mm.ops import kernels_built  # noqa: E402
+
+if not mend_mmaction():
+    pytest.skip("mmaction not installed", allow_module_level=True)
+
+import torch  # noqa: E402
+from mmengine.config import Config  # noqa: E402
+from mmengine.runner import Runner  # noqa: E402
+
+from config_steps import (  # noqa: E402
+    CONFIGS,
+    build,
+    config_files,
+    daq_hook,
+    generated_batch,
+    split_name,
+    step_twice,
+    without_downloads,
+)
+
+INT8_LAYERS = (daq_mm.DAQConv2d, daq_mm.DAQConv3d)
+DIGITS = [path for path in config_files() if "_digits_" in path.stem]
+FULL_SIZE = [path for path in config_files() if path not in DIGITS]
+# of the full-size ones, a step in INT8 or of SSD at 300 pixels takes many seconds on a CPU
+SLOW = ("_int8", "ssd300", "i3d", "r2plus1d")
+
+
+def named(paths: list[Path], slow: tuple[str, ...] = ()) -> list:
+    """Test parameters with the file's name as id; those that contain a word of `slow` marked."""
+    return [
+        pytest.param(
+            path, id=path.stem, marks=[pytest.mark.slow] * any(word in path.stem for word in slow)
+        )
+        for path in paths
+    ]
+
+
+def without_hook(cfg: Config) -> dict:
+    """The config as a dict, less the INT8 switch."""
+    plain = cfg.to_dict()
+    plain.pop("custom_imports", None)
+    hooks = [hook for hook in plain.pop("custom_hooks", []) if hook["type"] != "DAQHook"]
+    return {**plain, "custom_hooks": hooks}
+
+
+@pytest.mark.parametrize("path", named(config_files()))
+def test_twins_differ_by_the_precision_alone(path):
+    twin, precision = split_name(path)
+    fp32 = path.with_name(f"{twin}_fp32.py")
+    assert fp32.is_file(), f"{path.name} has no FP32 twin"
+    cfg, base = Config.fromfile(path), Config.fromfile(fp32)
+    hook = daq_hook(cfg)
+    assert (hook is not None) == precision.startswith("int8")
+    if hook is not None:
+        recipe = "paper" if precision == "int8_paper" else "daq"
+        assert hook.config == dict(recipe=recipe)
+        assert cfg.custom_imports == dict(imports=["daq_mm"])
+    same, expected = without_hook(cfg), without_hook(base)
+    if precision == "bf16":
+        assert same["optim_wrapper"].pop("type") == "daq_mm.amp.BF16OptimWrapper"
+        expected["optim_wrapper"].pop("type")
+    assert same == expected
+
+
+def test_pretrained_weights_can_be_switched_off():
+    cfg = Config.fromfile(CONFIGS / "detection" / "retinanet_r50_fpn_coco_fp32.py")
+    assert cfg.model.backbone.init_cfg.type == "Pretrained"
+    without_downloads(cfg.model)
+    assert cfg.model.backbone.init_cfg is None
+
+
+@pytest.mark.parametrize("path", named(FULL_SIZE, SLOW))
+def test_full_size_config_steps_twice(path):
+    cfg = Config.fromfile(path)
+    model = build(cfg)
+    if hook := daq_hook(cfg):
+        report = daq_mm.convert_model(model, hook.config)
+        swapped = [m for m in model.modules() if isinstance(m, INT8_LAYERS)]
+        assert len(swapped) == len(report.converted) > 10
+    batch = generated_batch(cfg, path.stem)
+    losses = step_twice(model, cfg, [batch, batch])
+    assert all(math.isfinite(loss) and loss > 0 for loss in losses)
+
+
+@pytest.fixture(scope="module")
+def data_root(tmp_path_factory) -> Path:
+    """A folder with tiny generated sets at data/, where the configs look for them."""
+    sys.path.insert(0, str(CONFIGS.parent / "tools"))
+    pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+    pytest.importorskip("decord", reason="decord not installed")
+    from data_prep import detection, video
+
+    root = tmp_path_factory.mktemp("root")
+    counts = dict(train=48, val=12)
+    detection.prepare(root / "data/digits_detection", seed=0, counts=counts, side=96)
+    video.prepare(root / "data/digits_video", seed=0, counts=counts, side=56, frames=16)
+    return root
+
+
+@pytest.mark.parametrize("path", named(DIGITS))
+def test_digits_config_trains_and_validates(path, data_root, tmp_path, monkeypatch):
+    """A whole Runner: real files, real loaders, two or three steps, validation, a checkpoint."""
+    monkeypatch.chdir(data_root)
+    cfg = Config.fromfile(path)
+    cfg.work_dir = str(tmp_path)
+    cfg.experiment_name = f"{path.stem}_{tmp_path.name}"
+    cfg.train_cfg.update(max_epochs=1, val_interval=1)
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        loader.update(num_workers=0, persistent_workers=False)
+    cfg.optim_wrapper.optimizer.lr = 1e-3
+    if hook := daq_hook(cfg):
+        hook.allow_reference = not kernels_built("cpu")[0]
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    assert runner.iter == 48 // cfg.train_dataloader.batch_size
+    swapped = [m for m in runner.model.modules() if isinstance(m, INT8_LAYERS)]
+    assert bool(swapped) == (hook is not None)
+    assert all(value.isfinite().all() for value in runner.model.parameters())
+    scalars = runner.message_hub.log_scalars
+    assert math.isfinite(scalars["train/loss"].current())
+    metric = "val/coco/bbox_mAP" if cfg.default_scope == "mmdet" else "val/acc/top1"
+    assert metric in scalars
+    assert (tmp_path / "epoch_1.pth").is_file()
+    shutil.rmtree(tmp_path)  # checkpoints are the largest thing that tests write
+
+
+def test_bf16_runs_convolutions_in_bfloat16():
+    """Under the wrapper's context, a convolution gives bfloat16; its weights stay float32."""
+    from daq_mm.amp import BF16OptimWrapper
+
+    conv = torch.nn.Conv2d(3, 4, 3)
+    wrapper = BF16OptimWrapper(torch.optim.SGD(conv.parameters(), lr=0.1))
+    with wrapper.optim_context(conv):
+        y = conv(torch.randn(1, 3, 8, 8))
+    assert y.dtype == torch.bfloat16
+    wrapper.update_params(y.float().sum())
+    assert conv.weight.dtype == torch.float32

@@ -1,0 +1,1 @@
+"""Parts of the benchmarks: shapes, networks, timing, checks, tables."""

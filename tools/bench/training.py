@@ -1,0 +1,138 @@
+"""One network being trained in one mode: what an iteration is, and whether it computes sense."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import time
+from dataclasses import dataclass
+
+import torch
+import torch._dynamo
+from torch import nn
+
+from daq_mm import DAQConfig
+
+from .modes import Mode
+from .networks import Network, inputs_to_memory_format, to_memory_format
+
+#: The first loss of a mode may differ from float32's by this share: all start from the same
+#: weights and the same batch, and neither bfloat16 nor INT8 moves a fresh network's loss by more.
+LOSS_TOLERANCE = 0.25
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is the same for all modes of a run."""
+
+    batch: int
+    device: torch.device
+    channels_last: bool
+    config: DAQConfig
+    seed: int = 0
+
+
+class Trainer:
+    """A copy of the network, an optimizer and a fixed random batch.
+
+    SGD with momentum and weight decay, as OpenMMLab's configs have it; the learning rate is so
+    small that the loss of random targets stays where it is.
+
+    Args:
+        network: is copied, so that every mode begins with the same weights.
+        mode: how to train.
+        setting: batch size, device, layout, INT8 settings.
+    """
+
+    def __init__(self, network: Network, mode: Mode, setting: Setting) -> None:
+        self.mode = mode
+        self.device = setting.device
+        self.module = copy.deepcopy(network.module).to(setting.device)
+        to_memory_format(self.module, setting.channels_last)
+        self.report = mode.convert(self.module, setting.config) if mode.convert else None
+        torch.manual_seed(setting.seed)
+        batch = network.batch(setting.batch, setting.device)
+        self.batch = inputs_to_memory_format(batch, setting.channels_last)
+        self.optimizer = torch.optim.SGD(
+            [p for p in self.module.parameters() if p.requires_grad],
+            lr=1e-5,
+            momentum=0.9,
+            weight_decay=1e-4,
+        )
+        self.forward = torch.compile(self.module) if mode.compiled else self.module
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """The context that the forward pass runs in."""
+        if self.mode.autocast is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, self.mode.autocast)
+
+    def loss(self) -> torch.Tensor:
+        """The forward pass of an iteration."""
+        with self.autocast():
+            return self.forward(*self.batch)
+
+    def step(self) -> torch.Tensor:
+        """One training iteration; returns the loss before it."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.loss()
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+    def release_gradients(self) -> None:
+        """Free what the next iteration would free first."""
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def facts(self) -> dict:
+        """The mode and what it did to the network, as record fields."""
+        fields = {"mode": self.mode.name, "words": self.mode.words}
+        if self.report is not None:
+            fields["int8_layers"] = len(self.report.converted)
+            fields["float_layers"] = len(self.report.skipped)
+        return fields
+
+
+def warm_up(trainer: Trainer, *, iterations: int, seed: int = 0) -> dict:
+    """Run the first iterations, compiling on the way.
+
+    Returns:
+        'first_loss', 'first_iteration_s' and, for a compiled mode, how many graphs the compiler
+        made and how often it had to leave one.
+
+    Raises:
+        whatever the mode fails with; ArithmeticError for a loss that is not finite.
+    """
+    torch.manual_seed(seed)
+    if trainer.mode.compiled:
+        # The modes of a run share their code, so each counts as a recompilation of the others.
+        torch._dynamo.config.recompile_limit = 64
+        torch._dynamo.utils.counters.clear()
+    begin = time.perf_counter()
+    first = trainer.step().item()
+    facts = {"first_loss": first, "first_iteration_s": time.perf_counter() - begin}
+    last = first
+    for _ in range(iterations - 1):
+        last = trainer.step().item()
+    for value in (first, last):
+        if not -float("inf") < value < float("inf"):
+            raise ArithmeticError(f"the loss is {value}, so its time means nothing")
+    if trainer.mode.compiled:
+        counters = torch._dynamo.utils.counters
+        facts["graphs"] = counters["stats"].get("unique_graphs", 0)
+        facts["graph_breaks"] = sum(counters["graph_break"].values())
+    return facts
+
+
+def check_loss(mode: str, loss: float, expected: float, expected_mode: str) -> None:
+    """Raise ArithmeticError if a mode's first loss is far from another's."""
+    if abs(loss - expected) > LOSS_TOLERANCE * abs(expected):
+        raise ArithmeticError(
+            f"{mode} computes a first loss of {loss:.4g} where {expected_mode} has "
+            f"{expected:.4g}; more than {LOSS_TOLERANCE:.0%} apart, so its time means nothing"
+        )
+
+
+def parameters_of(module: nn.Module) -> int:
+    """Number of trainable values."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
