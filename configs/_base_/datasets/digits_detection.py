@@ -27,10 +27,11 @@ test_pipeline = [
 ]
 
 # small PNGs load in a few milliseconds, so one worker keeps a CPU trainer fed
+# workers that start with each epoch are seeded anew, so a resumed run sees the same pictures
 train_dataloader = dict(
     batch_size=8,
     num_workers=1,
-    persistent_workers=True,
+    persistent_workers=False,
     drop_last=True,
     sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(

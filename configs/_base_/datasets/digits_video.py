@@ -19,10 +19,11 @@ test_pipeline = [
     dict(type='PackActionInputs')
 ]
 
+# workers that start with each epoch are seeded anew, so a resumed run sees the same clips
 train_dataloader = dict(
     batch_size=24,
     num_workers=1,
-    persistent_workers=True,
+    persistent_workers=False,
     drop_last=True,
     sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(

@@ -4,4 +4,5 @@ _base_ = 'mmdet::_base_/default_runtime.py'
 randomness = dict(seed=0, deterministic=False)
 default_hooks = dict(
     logger=dict(interval=20),
-    checkpoint=dict(interval=1, max_keep_ckpts=1))
+    # two: a kill while the second is written leaves the first
+    checkpoint=dict(interval=1, max_keep_ckpts=2))
