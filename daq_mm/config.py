@@ -38,6 +38,9 @@ class DAQConfig:
         mcs_lambda: a channel is Gaussian where P(|g| > sigma) exceeds it, in [0, 1).
         mcs_k, mcs_a: k and A of the inverted-T recursion s_t = (1 - kA) s_(t-1) + A max|g|_t;
             k > 0, 0 < A <= 1 and kA <= 1.
+        cap_at_maximum: never let the recursion's threshold exceed max|g|_t, above which it only
+            coarsens the grid. It matters where one layer sees gradients of several scales, as a
+            detector's head does that is shared by the levels of a pyramid. Not in the paper.
         discriminator_interval: gradients between two evaluations of the discriminator, >= 1.
         warmup_iters: training iterations in floating point before INT8 begins, >= 0.
         include: shell-style patterns of layer names to convert; ('*',) is all of them.
@@ -58,6 +61,7 @@ class DAQConfig:
     mcs_lambda: float = 0.3
     mcs_k: float = 1.0
     mcs_a: float = 0.8
+    cap_at_maximum: bool = True
     discriminator_interval: int = 50
     warmup_iters: int = 0
     include: tuple[str, ...] = ("*",)
@@ -150,12 +154,12 @@ class DAQConfig:
         return ", ".join([self.recipe, *own])
 
 
-_PAPER = {"grad_input": "global", "unsigned_activations": False}
+_PAPER = {"grad_input": "global", "unsigned_activations": False, "cap_at_maximum": False}
 
 #: Recipes by name; each lists what differs from DAQConfig's defaults.
 RECIPES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
-        # Ours: folded grad-input and unsigned activations on top of the paper.
+        # Ours: folded grad-input, unsigned activations and capped thresholds on top of the paper.
         "daq": {},
         # Faithful in every point: GVQ and MCS, global grad-input, signed activations.
         "paper": _PAPER,

@@ -116,6 +116,7 @@ class _FusedQuantizer(GradientQuantizer):
             mcs=self.mcs,
             decay=1.0 - config.mcs_k * config.mcs_a,
             gain=config.mcs_a,
+            cap=config.cap_at_maximum,
             gaussian_above=config.mcs_lambda,
             interval=config.discriminator_interval,
         )

@@ -1,4 +1,4 @@
-"""The benchmarks: records, ratios, the correctness gate, errors. Nothing here asserts a time."""
+"""bench_ops: shapes, records, ratios, the correctness gate, errors. Nothing asserts a time."""
 
 import json
 import subprocess
@@ -10,21 +10,18 @@ import torch
 from torch import nn
 
 from daq_mm import DAQConfig, ops
+from toy_convolutions import ToyNetwork, toy_batch
 
 TOOLS = Path(__file__).resolve().parent.parent / "tools"
 sys.path.insert(0, str(TOOLS))
 
 import bench_ops  # noqa: E402
-import bench_train  # noqa: E402
 import plot_roofline  # noqa: E402
-from bench import allocator, gate, machine, memory, modes, networks, report  # noqa: E402
+from bench import allocator, gate, machine, networks, report  # noqa: E402
 from bench.candidates import OPS, Candidate  # noqa: E402
 from bench.operands import make_operands  # noqa: E402
 from bench.shapes import ConvShape, parse_shape, trace  # noqa: E402
 from bench.timing import Clock, Summary, device_of, take_turns  # noqa: E402
-from bench.train_report import add_ratios as add_mode_ratios  # noqa: E402
-from bench.train_report import tables as train_tables  # noqa: E402
-from bench.training import Setting, Trainer, check_loss, warm_up  # noqa: E402
 from common.provenance import provenance, write_json  # noqa: E402
 
 SHAPES = (
@@ -147,27 +144,6 @@ def test_a_shape_in_words():
 def test_wrong_shapes_are_refused(text, message):
     with pytest.raises(ValueError, match=message):
         parse_shape(text)
-
-
-class ToyNetwork(nn.Module):
-    """Four convolutions, two of the same shape, one that reads signed values."""
-
-    def __init__(self):
-        super().__init__()
-        self.stem = nn.Conv2d(3, 4, 3, padding=1)
-        self.norm = nn.BatchNorm2d(4)
-        self.a = nn.Conv2d(4, 4, 3, padding=1)
-        self.b = nn.Conv2d(4, 4, 3, padding=1)
-        self.signed = nn.Conv2d(4, 4, 3, padding=1)
-
-    def forward(self, x, labels):
-        x = self.norm(self.stem(x)).relu()
-        x = self.b(self.a(x).relu())
-        return nn.functional.cross_entropy(self.signed(x).mean((2, 3)), labels)
-
-
-def toy_batch(n, device):
-    return torch.randn(n, 3, 8, 8, device=device), torch.zeros(n, dtype=torch.int64, device=device)
 
 
 def test_tracing_counts_equal_layers_and_sees_signs():
@@ -388,127 +364,3 @@ def test_bench_ops_refuses_bad_arguments(arguments, message, capsys):
     with pytest.raises(SystemExit) as caught:
         bench_ops.main([*arguments, "--allocator", "default"])
     assert message in f"{caught.value} {capsys.readouterr().err}"
-
-
-# ---- bench_train ----
-
-
-@pytest.fixture
-def toy_model(monkeypatch):
-    """bench_train with the toy network under every name."""
-
-    def build(name, *, size, frames):
-        return networks.Network(ToyNetwork().train(), toy_batch)
-
-    monkeypatch.setattr(bench_train, "build", build)
-
-
-TRAIN = ["--model", "resnet50", "--batch", "2", "--iterations", "2", "--warm-up", "1",
-         "--allocator", "default", "--allow-reference", "--no-memory"]  # fmt: skip
-
-
-def test_bench_train_compares_modes(tmp_path, toy_model, capsys):
-    path = tmp_path / "train.json"
-    arguments = ["--modes", "fp32,bf16,int8,int8-bf16", "--profile-layers", "--json", str(path)]
-    assert bench_train.main([*TRAIN, *arguments]) == 0
-    document = json.loads(path.read_text())
-    by_mode = {record["mode"]: record for record in document["records"]}
-    assert list(by_mode) == ["fp32", "bf16", "int8", "int8-bf16"]
-    assert (by_mode["int8"]["int8_layers"], by_mode["int8"]["float_layers"]) == (3, 1)
-    for record in by_mode.values():
-        assert record["samples"] == 2
-        assert record["first_loss"] == pytest.approx(by_mode["fp32"]["first_loss"], rel=0.1)
-        assert record["samples_per_s"] == pytest.approx(2 / record["median_s"])
-        assert set(record["speedup_over"]) == set(by_mode) - {record["mode"]}
-        rows = record["profile"]["by_convolution"]
-        assert sum(row["calls"] for row in rows) == pytest.approx(4)
-        assert all(row["forward_s"] > 0 and row["backward_s"] > 0 for row in rows)
-    text = capsys.readouterr().out
-    assert "× bf16" in text and "By convolution" in text
-
-
-def test_a_failing_mode_is_told_and_the_others_go_on(tmp_path, toy_model, monkeypatch, capsys):
-    def broken(model, config):
-        raise RuntimeError("no such kernel")
-
-    mode = modes.Mode("broken", "fails", convert=broken)
-    monkeypatch.setitem(modes.MODES, "broken", mode)
-    path = tmp_path / "train.json"
-    assert bench_train.main([*TRAIN, "--modes", "broken,fp32,bf16", "--json", str(path)]) == 1
-    records = {r["mode"]: r for r in json.loads(path.read_text())["records"]}
-    assert records["broken"]["error"] == "RuntimeError: no such kernel"
-    assert "median_s" not in records["broken"]
-    assert set(records["fp32"]["speedup_over"]) == {"bf16"}
-    captured = capsys.readouterr()
-    assert "FAILED: RuntimeError: no such kernel" in captured.out
-    assert "0.00" not in captured.out.split("bf16")[0]
-
-
-def test_a_mode_that_computes_something_else_is_refused(toy_model, capsys):
-    with pytest.raises(ArithmeticError, match="int8 computes a first loss of 2 where fp32 has 1"):
-        check_loss("int8", 2.0, 1.0, "fp32")
-    check_loss("int8", 1.1, 1.0, "fp32")
-    network = networks.Network(ToyNetwork(), toy_batch)
-    with torch.no_grad():
-        network.module.signed.weight.fill_(float("nan"))
-    with pytest.raises(ArithmeticError, match="the loss is nan"):
-        warm_up(Trainer(network, modes.MODES["fp32"], setting()), iterations=1)
-
-
-def setting() -> Setting:
-    return Setting(4, torch.device("cpu"), channels_last=True, config=DAQConfig())
-
-
-def test_memory_of_a_mode():
-    network = networks.Network(ToyNetwork().train(), toy_batch)
-    trainers = {name: Trainer(network, modes.MODES[name], setting()) for name in ("fp32", "int8")}
-    kept = {name: memory.saved_for_backward(t) for name, t in trainers.items()}
-    # Four float inputs, the picture among them; three 8-bit ones and the float picture.
-    values, picture = 4 * 4 * 64, 4 * 3 * 64
-    assert kept["fp32"]["convolutions"] == 4 * (picture + 3 * values)
-    assert kept["int8"]["convolutions"] == 4 * picture + 3 * (values + 8)
-    assert kept["fp32"]["all"] > kept["fp32"]["convolutions"]
-    if Path("/proc/self/clear_refs").exists():
-        peak = memory.peak(lambda: trainers["fp32"], torch.device("cpu"))
-        assert set(peak) == {"baseline", "idle", "peak", "peak_over_baseline", "iteration"}
-        assert peak["peak"] >= peak["idle"] > 0
-
-
-def test_tables_of_modes():
-    records = [
-        {"mode": "fp32", **summary(3.0).fields(), "samples_per_s": 1.0},
-        {"mode": "int8", **summary(2.0).fields(), "samples_per_s": 1.5},
-        {"mode": "bf16-compile", "error": "CompileError: line one\nline two"},
-    ]
-    add_mode_ratios(records)
-    assert records[1]["speedup_over"] == {"fp32": 1.5}
-    records[1]["memory"] = {"error": "exit status 1: killed"}
-    arguments = {"model": "toy", "batch": 2, "size": 8}
-    text = train_tables(
-        {"records": records, "arguments": arguments, "threads": 1, "backend": "reference",
-         "allocator": {"setting": "default"}}
-    )  # fmt: skip
-    assert "FAILED: CompileError: line one line two" in text
-    assert "FAILED: exit status 1: killed" in text
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--modes", "fp33"], "'fp33' is unknown; allowed: all, fp32"),
-        (["--batch", "0"], "--batch must be at least 1"),
-        (["--recipe", "papr"], "recipe='papr' is unknown"),
-        (["--model", "resnet51", "--modes", "fp32"], "model='resnet51' is unknown"),
-    ],
-)
-def test_bench_train_refuses_bad_arguments(arguments, message, capsys):
-    with pytest.raises(SystemExit) as caught:
-        bench_train.main([*TRAIN, *arguments])
-    assert message in f"{caught.value} {capsys.readouterr().err}"
-
-
-def test_bench_train_does_not_time_the_reference_unasked(monkeypatch, toy_model):
-    monkeypatch.setattr(ops, "kernels_built", lambda device: (False, "nothing was built"))
-    arguments = [a for a in TRAIN if a != "--allow-reference"]
-    with pytest.raises(SystemExit, match="int8 would run the slow reference: nothing was built"):
-        bench_train.main([*arguments, "--modes", "fp32,int8"])

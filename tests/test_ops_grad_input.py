@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from conv_cases import (
     FIXED,
     FLOATS,
@@ -13,6 +12,7 @@ from conv_cases import (
     leave_garbage,
     random_case,
 )
+
 from daq_mm import ops
 from daq_mm.ops import reference
 

@@ -35,6 +35,7 @@ def calls():
             True,
             0.2,
             0.8,
+            True,
             0.3,
             2,
         ),

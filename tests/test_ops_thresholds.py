@@ -10,7 +10,7 @@ from daq_mm.ops.layout import channels_last_format
 pytestmark = pytest.mark.skipif(not ops.kernels_built("cpu")[0], reason=ops.kernels_built("cpu")[1])
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
-SETTINGS = dict(mcs=True, decay=0.2, gain=0.8, gaussian_above=0.3, interval=3)
+SETTINGS = dict(mcs=True, decay=0.2, gain=0.8, cap=False, gaussian_above=0.3, interval=3)
 SIZES = (
     (4, 24, 9, 11),
     (2, 3, 40, 41),
@@ -57,7 +57,10 @@ def test_steps_equal_the_reference(backend, size, layout, dtype):
     ours, theirs = state(size[1]), state(size[1])
     for _ in range(5):
         compare(gradient(size, layout, dtype), ours, theirs, **SETTINGS)
-    assert ours[2].item() == 5
+    for factor in (0.1, 3.0):
+        capped = {**SETTINGS, "cap": True}
+        compare(gradient(size, layout, dtype) * factor, ours, theirs, **capped)
+    assert ours[2].item() == 7
     if size[1] > 10 and size[0] * size[2] > 30:
         assert (ours[1] > 0.3).any() and (ours[1] < 0.3).any()
 

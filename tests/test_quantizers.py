@@ -40,7 +40,7 @@ def test_discriminator_tells_the_families_apart(backend):
 
 @pytest.mark.parametrize(("k", "a"), [(1.0, 0.8), (1.2, 0.5)])
 def test_recursion(backend, k, a):
-    quantizer = make(mcs_k=k, mcs_a=a)
+    quantizer = make(recipe="paper", mcs_k=k, mcs_a=a)
     g = two_families()
     s = float(g[:, 1].abs().max())
     quantizer.update(g)
@@ -60,6 +60,20 @@ def test_interval_of_the_discriminator(backend):
         quantizer.update(g.flip(1) if step else g)  # channel 0 becomes the zero one
         seen.append(float(quantizer.tail_probability[0]) == 1)
     assert seen == [False, False, False, True, True, True, True]
+
+
+def test_capped_recursion_never_exceeds_the_maximum(backend):
+    """As in a head shared by pyramid levels: a large gradient, then a small one."""
+    g = two_families()
+    capped, paper = make(recipe="daq"), make(recipe="paper")
+    for factor in (1.0, 0.01, 1.0):
+        maximum = float((g[:, 1] * factor).abs().max())
+        used = float(capped.update(g * factor)[1])
+        published = float(paper.update(g * factor)[1])
+        assert used <= maximum
+        if factor < 1:
+            assert used == pytest.approx(maximum)
+            assert published > 10 * maximum
 
 
 @pytest.mark.parametrize("recipe", ["gvq", "global"])

@@ -38,7 +38,7 @@ from bench.networks import SHAPE_SETS, shape_set  # noqa: E402
 from bench.operands import DTYPES, Operands, make_operands  # noqa: E402
 from bench.shapes import ConvShape, parse_shape  # noqa: E402
 from bench.timing import Clock, device_of, take_turns  # noqa: E402
-from common.provenance import provenance, write_json  # noqa: E402
+from common.provenance import provenance, warn_if_busy, write_json  # noqa: E402
 from daq_mm import DAQConfig, ops  # noqa: E402
 
 
@@ -210,6 +210,7 @@ def main(argv: list[str] | None = None) -> int:
         sets = chosen_shapes(args)
     except (ValueError, ImportError) as error:
         sys.exit(f"bench_ops.py: {error}")
+    warn_if_busy()
     for document in measure(args, benchmark, sets):
         if args.json:
             write_json(args.json, document)

@@ -29,7 +29,7 @@ from bench.modes import DEFAULT_MODES, MODES, Mode, choose  # noqa: E402
 from bench.networks import NETWORKS, Network, build  # noqa: E402
 from bench.timing import Clock, Summary, device_of  # noqa: E402
 from bench.training import Setting, Trainer, check_loss, parameters_of, warm_up  # noqa: E402
-from common.provenance import provenance, write_json  # noqa: E402
+from common.provenance import provenance, warn_if_busy, write_json  # noqa: E402
 from daq_mm import DAQConfig, ops  # noqa: E402
 
 #: Begins the line on which a child process hands over what it measured.
@@ -226,6 +226,7 @@ def main(argv: list[str] | None = None) -> int:
             result = benchmark.memory_of(MODES[args.memory_of])
             print(_CHILD_RESULT + json.dumps(result))
             return 0
+        warn_if_busy()
         document = run(args, argv, benchmark)
     except (ValueError, ImportError) as error:
         sys.exit(f"bench_train.py: {error}")

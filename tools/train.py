@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mmengine.config import DictAction
 
+from bench import allocator
 from common.configs import (
     UsageError,
     check_checkpoint,
@@ -44,6 +45,13 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=int, default=0, help="of weights, data order, rounding")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
+    parser.add_argument(
+        "--allocator",
+        choices=allocator.CHOICES,
+        default="heap",
+        help="heap: glibc keeps freed memory, which on a CPU saves the page faults of every large "
+        "tensor of every iteration; default: glibc as it is",
+    )
     parser.add_argument("--record", type=Path, help="write the run's record to this JSON file")
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="key=value overrides")
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
@@ -104,6 +112,15 @@ def identity_of(cfg, args: argparse.Namespace) -> dict:
     }
 
 
+def use_allocator(choice: str) -> str:
+    """Set the allocator where that is possible, and say in words what is used."""
+    try:
+        chosen = allocator.configure(choice)
+    except RuntimeError:  # not glibc: its own allocator stays
+        chosen = allocator.configure("default")
+    return f"{chosen['library']}, {chosen['setting']}"
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Check everything, then train."""
     args = parse_args(arguments)
@@ -115,6 +132,7 @@ def main(arguments: list[str] | None = None) -> None:
     from daq_mm.reproducible import EpochSeedHook
 
     cfg = merge_args(args)
+    words = use_allocator(args.allocator)
     if args.threads:
         torch.set_num_threads(args.threads)
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
@@ -124,7 +142,9 @@ def main(arguments: list[str] | None = None) -> None:
         torch.set_num_threads(args.threads)  # the runner's set-up may have changed it
     runner.register_hook(EpochSeedHook())
     if args.record:
-        runner.register_hook(RecordHook(args.record, identity_of(cfg, args)))
+        runner.register_hook(
+            RecordHook(args.record, {**identity_of(cfg, args), "allocator": words})
+        )
     runner.train()
 
 

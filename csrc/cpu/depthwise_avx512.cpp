@@ -13,7 +13,7 @@
 #include <immintrin.h>
 
 #pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16")
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,prfchw")
 
 #include "cpu/finish_avx512.h"
 
@@ -92,6 +92,8 @@ DAQ_MM_INLINE Loader make_loader(const BlockTask& task, bool is_signed) {
           _mm512_set1_epi8(is_signed ? static_cast<char>(0x80) : 0), task.channel_offset};
 }
 
+constexpr int64_t kAhead = 16;  // pixels between a prefetch and its use
+
 // Any taps, four at a time.
 template <OutKind kOut, bool kSigned, bool kBias>
 DAQ_MM_INLINE void run_any(const BlockTask& task) {
@@ -154,6 +156,11 @@ DAQ_MM_INLINE void run_nine(const BlockTask& task) {
     right = read(c2);
     at1 = c1;
     at2 = c2;
+    // The last tap's row is the one that nothing has read yet.
+    if (p + kAhead < task.pixels) {
+      __builtin_prefetch(task.rows[8 * stride + p + kAhead] + task.channel_offset, 0, 3);
+      __builtin_prefetch(task.out + task.out_at[p + kAhead], 1, 3);
+    }
     Quad sums = start;
     multiply(sums, left, task.panel);
     multiply(sums, centre, task.panel + 256);

@@ -8,7 +8,9 @@
 
 #include "cpu/gemm_tiles.h"
 
+#ifndef DAQ_MM_INLINE
 #define DAQ_MM_INLINE inline __attribute__((always_inline))
+#endif
 
 namespace daq_mm::cpu {
 namespace {

@@ -47,8 +47,10 @@ struct PackedWeights {
   // asked for.
   std::vector<int64_t> sums;
 
+  // Off multiples of 4096, so that the taps of one step do not share a cache set when packed.
   int64_t tap_stride(const LaneBlock& block) const {
-    return steps * step_channels * element * 16 * block.vectors;
+    const int64_t bytes = steps * step_channels * element * 16 * block.vectors;
+    return bytes % 4096 == 0 ? bytes + 320 : bytes;
   }
 };
 

@@ -2,6 +2,8 @@
 
 #include "cpu/store_planes.h"
 
+#include "cpu/capability.h"
+
 namespace daq_mm::cpu {
 namespace {
 
@@ -18,6 +20,15 @@ void store(const T* block, int64_t row, int64_t pixels, int64_t lanes, const int
     while (end < pixels && at[end] < end_of_image && at[end] - at[end - 1] == step) ++end;
     T* to = out + (image * channels + first_channel) * plane + (at[p] - image * plane);
     const T* from = block + p * row;
+#if defined(__x86_64__)
+    if (step == 1 && capability() == Capability::kAVX512VNNI) {
+      constexpr int64_t kElement = sizeof(T);
+      store_run_avx512(reinterpret_cast<const uint8_t*>(from), row * kElement, end - p, lanes,
+                       kElement, reinterpret_cast<uint8_t*>(to), plane * kElement);
+      p = end;
+      continue;
+    }
+#endif
     // Four lanes together, so that a line of `block` is used before it leaves the cache.
     int64_t lane = 0;
     for (; lane + 4 <= lanes; lane += 4) {

@@ -3,6 +3,7 @@
 //   maximum[c] = max |g[:, c]|, and of the whole tensor
 //   tail[c] = share of |g[:, c]| above its standard deviation, every `interval`-th gradient
 //   threshold[c] = tail[c] > gaussian_above ? maximum[c] : decay * threshold[c] + gain * maximum[c]
+//                  and, with `cap`, at most maximum[c]
 //
 // g in either memory order. One sweep yields maxima, and sums and sums of squares (in double) where
 // tails are due; a second one counts the tails. Work is cut into parts whose number depends on the
@@ -67,7 +68,8 @@ std::vector<float> tail_probabilities(const FloatView& g, const std::vector<floa
 
 at::Tensor update_thresholds(const at::Tensor& g, at::Tensor& threshold,
                              at::Tensor& tail_probability, at::Tensor& iteration, bool mcs,
-                             double decay, double gain, double gaussian_above, int64_t interval) {
+                             double decay, double gain, bool cap, double gaussian_above,
+                             int64_t interval) {
   check_float(g, "g");
   check_spatial_rank(g, "g");
   const int64_t entries = g.size(1) + 1;
@@ -101,7 +103,10 @@ at::Tensor update_thresholds(const at::Tensor& g, at::Tensor& threshold,
       if (measure && finite) tails[c] = share[c];
       const float previous = state[c];
       const bool keeps_maximum = tails[c] > limit || previous == 0.0f || !finite;
-      if (!keeps_maximum) out[c] = previous * keep + maximum[c] * add;
+      if (!keeps_maximum) {
+        const float recursion = previous * keep + maximum[c] * add;
+        out[c] = cap ? std::min(recursion, maximum[c]) : recursion;
+      }
     }
     if (std::isfinite(out[c])) state[c] = out[c];
   }

@@ -259,6 +259,7 @@ def update_thresholds(
     mcs: bool,
     decay: float,
     gain: float,
+    cap: bool,
     gaussian_above: float,
     interval: int,
 ) -> Tensor:
@@ -273,6 +274,8 @@ def update_thresholds(
         measured = torch.nan_to_num(_tail_probability(g), nan=1.0)
         tail_probability.copy_(torch.where(evaluate, measured, tail_probability))
         recursion = threshold * decay + maximum * gain
+        if cap:
+            recursion = torch.minimum(recursion, maximum)
         keeps_maximum = (tail_probability > gaussian_above) | (threshold == 0)
         used = torch.where(keeps_maximum | ~torch.isfinite(maximum), maximum, recursion)
     iteration.add_(1)

@@ -11,7 +11,7 @@ Tensor = torch.Tensor
 
 define(
     "update_thresholds(Tensor g, Tensor(a!) threshold, Tensor(b!) tail_probability, "
-    "Tensor(c!) iteration, bool mcs, float decay, float gain, float gaussian_above, "
+    "Tensor(c!) iteration, bool mcs, float decay, float gain, bool cap, float gaussian_above, "
     "int interval) -> Tensor",
     reference.update_thresholds,
     lambda g, threshold, *_: torch.empty_like(threshold),
@@ -27,6 +27,7 @@ def update_thresholds(
     mcs: bool,
     decay: float,
     gain: float,
+    cap: bool,
     gaussian_above: float,
     interval: int,
 ) -> Tensor:
@@ -48,6 +49,8 @@ def update_thresholds(
             population standard deviation; 1 for an entry with nothing but zeros.
         iteration: int64 (1,), gradients seen, updated in place.
         decay: 1 - k A of the recursion. gain: A of the recursion.
+        cap: whether the recursion's threshold is cut down to the maximum; above it, a threshold
+            only coarsens the grid. Not in the paper.
         gaussian_above: lambda of the discriminator.
         interval: gradients between two measurements of the tail probability, at least 1.
 
@@ -55,5 +58,5 @@ def update_thresholds(
         float32 (Co + 1,), the thresholds to quantize g with.
     """
     return torch.ops.daq_mm.update_thresholds(
-        g, threshold, tail_probability, iteration, mcs, decay, gain, gaussian_above, interval
+        g, threshold, tail_probability, iteration, mcs, decay, gain, cap, gaussian_above, interval
     )

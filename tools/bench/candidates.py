@@ -245,6 +245,7 @@ def _updater(o: Operands, g: torch.Tensor, *, interval: int) -> Callable[[], tor
         mcs=config.gradient_quantizer == "mcs",
         decay=1.0 - config.mcs_k * config.mcs_a,
         gain=config.mcs_a,
+        cap=config.cap_at_maximum,
         gaussian_above=config.mcs_lambda,
         interval=interval,
     )

@@ -42,8 +42,8 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
         {"backbone": {"depth": 18}},
     ),
 }
-#: Operators of mmcv without a bfloat16 kernel; every mode runs them in float32.
-_FLOAT32_OPS = ("RoIAlign", "RoIPool")
+#: Modules around operators of mmcv without a bfloat16 kernel; every mode runs them in float32.
+_FLOAT32_MODULES = ("SingleRoIExtractor", "GenericRoIExtractor")
 #: Modules whose outputs are predictions, by name: one-stage and proposal heads, video heads.
 _HEADS = ("bbox_head", "rpn_head", "cls_head")
 CLASSIFIERS = ("resnet50", "mobilenetv2", "vgg16")
@@ -210,7 +210,7 @@ def _keep_float32_where_needed(model: nn.Module) -> None:
     for name, layer in model.named_modules():
         if name in _HEADS:
             layer.register_forward_hook(lambda layer, inputs, output: _to_float32(output))
-        elif type(layer).__name__ in _FLOAT32_OPS:
+        elif type(layer).__name__ in _FLOAT32_MODULES:
             layer.register_forward_pre_hook(lambda layer, inputs: _to_float32(inputs))
 
 

@@ -57,6 +57,17 @@ def write_json(path: Path, document: Any) -> None:
     unfinished.replace(path)
 
 
+def warn_if_busy() -> None:
+    """Say so on standard error if other processes use the machine: times will not be its own."""
+    cores = os.cpu_count() or 1
+    if hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.5 * cores:
+        print(
+            f"warning: load average {os.getloadavg()[0]:.1f} on {cores} cores; something else is "
+            "running, so times, and ratios too, are unreliable",
+            file=sys.stderr,
+        )
+
+
 def commit() -> dict[str, Any]:
     """'sha' of the checkout (None outside of one) and whether files differ from it ('dirty')."""
     sha = _git("rev-parse", "--verify", "-q", "HEAD")

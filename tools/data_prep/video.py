@@ -29,6 +29,8 @@ SHAPES = (0, 4, 7)
 MOTIONS = ("right", "left", "clockwise", "counter_clockwise")
 CLASSES = tuple(f"{shape}_{motion}" for shape in SHAPES for motion in MOTIONS)
 FPS = 10
+QUALITY = 85
+"""Of the JPEG frames, in percent."""
 SIDES = (56, 64, 80, 96, 112, 128)
 """Sides in pixels that decord 0.6 decodes exactly; it fails on some others, such as 48."""
 SPEED = (0.045, 0.085)
@@ -152,6 +154,7 @@ def encode(clip: np.ndarray) -> bytes:
         )
         if not writer.isOpened():
             raise RuntimeError("this OpenCV cannot write Motion JPEG; install opencv-python")
+        writer.set(cv2.VIDEOWRITER_PROP_QUALITY, QUALITY)
         for frame in clip:
             writer.write(np.ascontiguousarray(frame))
         writer.release()

@@ -1,6 +1,6 @@
-# 10 epochs of SGD: linear warm-up, then one cosine, stepped each iteration.
-max_epochs = 10
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_begin=1, val_interval=5)
+# 3 epochs of SGD: linear warm-up, then one cosine, stepped each iteration.
+max_epochs = 3
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_begin=1, val_interval=1)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 
