@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from conv_cases import (
     FIXED,
     FLOATS,
@@ -12,7 +13,6 @@ from conv_cases import (
     leave_garbage,
     random_case,
 )
-
 from daq_mm import ops
 from daq_mm.ops import reference
 

@@ -233,7 +233,8 @@ class Gemm {
     const int64_t rank = out.dim() - 2;
     for (int64_t a = 0; a < rank; ++a) out_size_[3 - rank + a] = out.size(2 + a);
     planes_ = out.stride(1) != 1 && channels_ != 1;
-    streaming_ = !planes_ && !p_.depthwise && element_ == 4 && out.numel() * element_ >= kStreamingBytes &&
+    streaming_ = !planes_ && !p_.depthwise && element_ == 4 &&
+                 out.numel() * element_ >= kStreamingBytes &&
                  group_lanes_ % kVector == 0 && reinterpret_cast<uintptr_t>(out_) % 64 == 0;
   }
 
@@ -274,7 +275,8 @@ class Gemm {
       const int64_t pixels = phase.pixels(p_.source.n);
       if (pixels == 0) continue;
       const int64_t row = p_.source.pixel_bytes * phase.multiplier[1] * phase.multiplier[2];
-      int64_t size = std::clamp<int64_t>(kBlockBytes / std::max<int64_t>(row, 1), 96, kBlockPixels);
+      int64_t size = kBlockBytes / std::max<int64_t>(row, 1);
+      size = std::clamp<int64_t>(size, 96, kBlockPixels);
       // An equal share for each thread in each round.
       const int64_t rounds = (pixels + size * threads - 1) / (size * threads);
       size = (pixels + rounds * threads - 1) / (rounds * threads);
@@ -300,8 +302,9 @@ class Gemm {
     std::vector<int64_t> scratch_at;
     if (planes_) {
       scratch_at.resize(item.pixels);
-      for (int64_t p = 0; p < item.pixels; ++p) scratch_at[p] = p * kMaxVectors * kVector * element_;
-      scratch.resize(item.pixels * kMaxVectors * kVector * element_);
+      const int64_t row = kMaxVectors * kVector * element_;
+      for (int64_t p = 0; p < item.pixels; ++p) scratch_at[p] = p * row;
+      scratch.resize(item.pixels * row);
     }
     BlockTask task;
     task.rows = rows.pointers.data();
@@ -412,7 +415,8 @@ RowSource make_source(const at::Tensor& q, Capability capability, const SourceOp
   s.owner = at::empty({lines * line_bytes + o.row_bytes + 64}, at::kByte);
   uint8_t* copy = s.owner.data_ptr<uint8_t>();
   std::memset(copy + lines * line_bytes, pad, o.row_bytes + 64);
-  at::parallel_for(0, lines, 1 + 65536 / std::max<int64_t>(line_bytes, 1), [&](int64_t a, int64_t b) {
+  const int64_t grain = 1 + 65536 / std::max<int64_t>(line_bytes, 1);
+  at::parallel_for(0, lines, grain, [&](int64_t a, int64_t b) {
     for (int64_t line = a; line < b; ++line) {
       const uint8_t* from = data + line * width * channels;
       uint8_t* to = copy + line * line_bytes;
@@ -426,7 +430,9 @@ RowSource make_source(const at::Tensor& q, Capability capability, const SourceOp
         for (int64_t i = 0; i < values; ++i) wide[i] = static_cast<int8_t>(from[i]);
       } else {
         auto* wide = reinterpret_cast<int16_t*>(middle);
-        for (int64_t i = 0; i < values; ++i) wide[i] = static_cast<int16_t>(from[i] - o.zero_point);
+        for (int64_t i = 0; i < values; ++i) {
+          wide[i] = static_cast<int16_t>(from[i] - o.zero_point);
+        }
       }
       std::memset(middle + values * element, pad, end * s.pixel_bytes);
     }

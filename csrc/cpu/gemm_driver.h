@@ -33,17 +33,12 @@ struct RowSource {
   std::vector<uint8_t> last_row;  // the last pixel with room behind it, where steps read past it
 };
 
-// Views of q (N, C, *spatial), channels-last, as rows that kernels of this capability can read.
-// `steps_bytes`: bytes of one tap's steps; `zero_point`: the value that padding has, as a byte;
-// `subtract`: what the words layout takes off each value.
-// With `merge_width` the W axis is padded in a copy, so that a kernel row counts as one tap of
-// kernel width x channels values.
 struct SourceOptions {
-  bool is_signed = false;
-  int32_t zero_point = 0;
-  int64_t pad_begin = 0;  // of W, with merge_width
+  bool is_signed = false;    // q is int8
+  int32_t zero_point = 0;    // what padding holds; the words layout takes it off each value
+  bool merge_width = false;  // pad W in a copy, so that a kernel row's values lie side by side
+  int64_t pad_begin = 0;     // of W, with merge_width
   int64_t pad_end = 0;
-  bool merge_width = false;
   int64_t row_bytes = 0;  // bytes that all steps of a tap read, from the start of a pixel
 };
 
@@ -53,6 +48,8 @@ inline int64_t row_bytes(const PackedWeights& w, int64_t groups, int64_t channel
   return ((groups - 1) * channels + w.steps * w.step_channels) * w.element;
 }
 
+// q (N, C, *spatial), channels-last, as rows that kernels of this capability can read: q itself
+// where they can, else a copy.
 RowSource make_source(const at::Tensor& q, Capability capability, const SourceOptions& options);
 
 struct Phase {

@@ -7,8 +7,8 @@
 
 namespace daq_mm::cpu {
 
-// block[p][lane] (room for 64 lanes), `row` values from a pixel to the next, `element` 2 or 4 bytes, goes to
-// out[n][first_channel + lane][s], where at[p] = n * plane + s.
+// block[p][lane] (room for 64 lanes), `row` values from a pixel to the next, `element` 2 or 4
+// bytes, goes to out[n][first_channel + lane][s], where at[p] = n * plane + s.
 void store_planes(const uint8_t* block, int64_t row, int64_t pixels, int64_t lanes,
                   int64_t element, const int64_t* at, uint8_t* out, int64_t first_channel,
                   int64_t channels, int64_t plane);

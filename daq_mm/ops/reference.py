@@ -43,6 +43,13 @@ def _to_channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=channels_last_format(x.dim() - 2))
 
 
+def _in_format(x: Tensor, memory_format: torch.memory_format) -> Tensor:
+    """x with the strides of that format, also where an empty x would pass for any."""
+    if x.numel():
+        return x.contiguous(memory_format=memory_format)
+    return torch.empty_like(x, memory_format=memory_format)
+
+
 def absolute_maximum(x: Tensor, dim: tuple[int, ...] | None = None) -> Tensor:
     """Absolute maximum in float32 over `dim` (all axes by default), 0 if there are no values."""
     magnitude = x.detach().float().abs()
@@ -298,7 +305,7 @@ def conv_forward(
     q_x, x_qparams = quantize_x(x, allow_unsigned)
     q_w, w_step = quantize_w(w)
     y = forward(q_x, x_qparams, q_w, w_step, bias, stride, padding, dilation, groups, out_dtype)
-    return y.contiguous(memory_format=result_format(x, w)), q_x, x_qparams
+    return _in_format(y, result_format(x, w)), q_x, x_qparams
 
 
 def conv_backward(
@@ -329,7 +336,7 @@ def conv_backward(
             q_w, w_step = quantize_w(w)
             step = (by_tensor / 127) * w_step
         dx = grad_input(q_g, q_w, step, q_x.shape, stride, padding, dilation, groups, x_dtype)
-        dx = dx.contiguous(memory_format=result_format(g, w))
+        dx = _in_format(dx, result_format(g, w))
     if output_mask[1]:
         g_threshold = by_channel if channel_grad_weight else by_tensor
         q_g = quantize_g(g, g_threshold, seed)
