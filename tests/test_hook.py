@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+import mmengine
 import pytest
 import torch
+from mmengine.utils import digit_version
 from torch import nn
 
 from daq_mm import DAQConv2d, DAQHook, ops
@@ -103,6 +105,10 @@ def test_checkpoint_holds_thresholds_and_test_loads_it(tmp_path):
     assert not missing
 
 
+@pytest.mark.skipif(
+    digit_version(mmengine.__version__) <= digit_version("0.10.7"),
+    reason="upstream mmengine up to 0.10.7 cannot resume its own checkpoints on torch >= 2.6",
+)
 @pytest.mark.parametrize("recipe", ["paper", "daq"])
 def test_resumed_run_ends_like_an_uninterrupted_one(tmp_path, recipe):
     hook = dict(config=dict(recipe=recipe, rounding="stochastic"), **HOOK)
