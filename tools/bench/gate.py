@@ -189,8 +189,9 @@ def _check_thresholds(what: str, operands: Operands, g: Tensor) -> None:
     def run(update, g: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
         tail = torch.zeros_like(threshold)
         iteration = torch.zeros(1, dtype=torch.int64, device=g.device)
-        used = update(g, threshold.clone(), tail, iteration, mcs, decay, gain, config.mcs_lambda, 1)
-        return used, tail
+        recursion = (decay, gain, config.cap_at_maximum)
+        state = (threshold.clone(), tail, iteration)
+        return update(g, *state, mcs, *recursion, config.mcs_lambda, 1), tail
 
     used, tail = (t.cpu() for t in run(torch.ops.daq_mm.update_thresholds, g, previous))
     part = previous.cpu()[[*channels, -1]]
