@@ -27,6 +27,11 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--splice", type=Path, nargs="*", default=[], help="documents with <!-- NAME begin/end -->"
     )
+    parser.add_argument(
+        "--without-times",
+        action="store_true",
+        help="leave seconds out of the Markdown: the runs shared the machine with other work",
+    )
     parser.add_argument("--check", action="store_true", help="change nothing; 1 if out of date")
     return parser.parse_args(arguments)
 
@@ -95,7 +100,7 @@ def summarize(frame: pd.DataFrame) -> pd.DataFrame:
     return table.sort_values([*KEYS, "rank", "recipe"]).drop(columns="rank").reset_index(drop=True)
 
 
-def markdown(table: pd.DataFrame) -> str:
+def markdown(table: pd.DataFrame, times: bool = True) -> str:
     """The table as a reader wants it: one line a cell, spreads after ±."""
 
     def spread(mean, std, sign=""):
@@ -122,7 +127,10 @@ def markdown(table: pd.DataFrame) -> str:
                 "peak MiB": f"{row['memory_mib']:.0f}",
             }
         )
-    return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
+    shown = pd.DataFrame(rows)
+    if not times:
+        shown = shown.drop(columns=["s/iteration", "× fp32"])
+    return shown.to_markdown(index=False, disable_numparse=True)
 
 
 def splice(document: str, name: str, content: str, path: Path) -> str:
@@ -139,7 +147,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = parse_args(arguments)
     frame = read_records(args.records)
     table = summarize(frame)
-    text = markdown(table)
+    text = markdown(table, times=not args.without_times)
     files = {
         args.out / f"{args.name}.csv": table.round(6).to_csv(index=False),
         args.out / f"{args.name}.md": text + "\n",
