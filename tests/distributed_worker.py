@@ -51,6 +51,7 @@ def main():
     hook = dict(config=dict(recipe="daq"), allow_reference=not ops.kernels_built("cpu")[0])
     settings = dict(launcher="pytorch" if distributed else "none")
     cpu_distributed.prepare(settings)
+    torch.manual_seed(0)  # the same weights in the run of one process
     runner = toy_runner(
         arguments.out / "work",
         hook=hook,

@@ -1,5 +1,6 @@
 """tools/train.py and tools/test.py as a user runs them: mistakes, and a run that is killed."""
 
+import json
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import torch
 pytest.importorskip("mmdet")
 import train as train_tool  # noqa: E402
 from common.configs import UsageError, load_config, recipe_of, set_recipe  # noqa: E402
+from common.record import read_record  # noqa: E402
 from daq_mm import ops  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -148,8 +150,6 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(tiny_data):
     assert expected["state_dict"].keys() == actual["state_dict"].keys()
     for name, value in expected["state_dict"].items():
         assert torch.equal(value, actual["state_dict"][name]), name
-    from common.record import read_record
-
     records = [read_record(folder / "record.json") for folder in (whole, killed)]
     assert all(record["finished"] for record in records)
     assert [p["loss"] for p in records[0]["curve"]] == [p["loss"] for p in records[1]["curve"]]
@@ -158,27 +158,32 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(tiny_data):
 
 
 @pytest.mark.slow
-def test_test_tool_gives_the_metric_of_the_training(tiny_data):
+def test_test_tool_gives_the_metric_of_the_training(tmp_path, monkeypatch):
     if not ops.kernels_built("cpu")[0]:
         pytest.skip(ops.kernels_built("cpu")[1])
+    from data_prep import video
+
+    monkeypatch.chdir(tmp_path)
+    counts = dict(train=24, val=12)
+    video.prepare(tmp_path / "data/digits_video", seed=0, counts=counts, side=56, frames=16)
+    config = str(ROOT / "configs/video/slowonly_r18_digits_fp32.py")
+    work, out = tmp_path / "work", tmp_path / "metrics.json"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    work = tiny_data / "work"
-    subprocess.run(command(work), check=True, env=environment, capture_output=True, timeout=900)
-    out = tiny_data / "metrics.json"
-    subprocess.run(
+    steps = [
         [
-            *(sys.executable, str(ROOT / "tools/test.py"), CONFIG, str(work / "epoch_4.pth")),
-            *("--recipe", "daq", "--out", str(out)),
+            *("train.py", config, "--int8", "--threads", "1", "--work-dir", str(work)),
+            *("--record", str(work / "record.json"), "--cfg-options", "train_cfg.max_epochs=1"),
         ],
-        check=True,
-        env=environment,
-        capture_output=True,
-        timeout=900,
-    )
-    import json
-
-    from common.record import read_record
-
-    metrics = json.loads(out.read_text())
+        ["test.py", config, str(work / "epoch_1.pth"), "--recipe", "daq", "--out", str(out)],
+    ]
+    for tool, *arguments in steps:
+        subprocess.run(
+            [sys.executable, str(ROOT / "tools" / tool), *arguments],
+            check=True,
+            env=environment,
+            capture_output=True,
+            timeout=900,
+        )
     record = read_record(work / "record.json")
+    metrics = json.loads(out.read_text())
     assert metrics[record["metric"]] == pytest.approx(record["value"], abs=1e-6)

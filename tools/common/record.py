@@ -84,8 +84,10 @@ class RecordHook(Hook):
 
     def after_val_epoch(self, runner, metrics=None) -> None:
         """Add the metrics to the epoch's point and write the record."""
-        if self.curve and metrics:
-            self.curve[-1].update({name: float(value) for name, value in metrics.items()})
+        if self.curve:
+            # mmdet's COCO metric returns nothing where there was no detection at all: its AP is 0.
+            found = metrics or {PRIMARY_METRICS[self.identity["task"]]: 0.0}
+            self.curve[-1].update({name: float(value) for name, value in found.items()})
         self.write(runner)
 
     def after_train(self, runner) -> None:
