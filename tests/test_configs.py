@@ -16,7 +16,6 @@ from daq_mm.ops import kernels_built  # noqa: E402
 if not mend_mmaction():
     pytest.skip("mmaction not installed", allow_module_level=True)
 
-import torch  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 
@@ -146,21 +145,3 @@ def test_digits_config_trains_and_validates(path, data_root, tmp_path, monkeypat
     assert metric in scalars
     assert (tmp_path / "epoch_1.pth").is_file()
     (tmp_path / "epoch_1.pth").unlink()  # the largest thing that tests write
-
-
-def test_bf16_wrapper():
-    """Convolutions give bfloat16, named logits float32; weights stay float32."""
-    from daq_mm.amp import BF16OptimWrapper
-
-    model = torch.nn.ModuleDict(dict(conv=torch.nn.Conv2d(3, 4, 3), fc_cls=torch.nn.Linear(6, 2)))
-    wrapper = BF16OptimWrapper(optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
-    before = model["conv"].weight.detach().clone()
-    with wrapper.optim_context(model):
-        y = model["conv"](torch.randn(1, 3, 8, 8))
-        logits = model["fc_cls"](y)
-    assert y.dtype == torch.bfloat16 and logits.dtype == torch.float32
-    wrapper.update_params(logits.sum())
-    assert model["conv"].weight.dtype == torch.float32
-    assert not model["conv"].weight.equal(before)
-    with pytest.raises(TypeError, match="float32_outputs"):
-        BF16OptimWrapper(optimizer=wrapper.optimizer, float32_outputs="fc_cls")
