@@ -1,5 +1,5 @@
-# SlowOnly-R18 for clips of 8 frames of 56 pixels, trained from scratch: a quarter of the usual width,
-# temporal kernels in all stages, and time halved in the last two.
+# SlowOnly-R18 for clips of 8 frames of 56 pixels, trained from scratch: a quarter of the usual
+# width, temporal kernels in all stages, and time halved in the last two.
 model = dict(
     type='Recognizer3D',
     backbone=dict(
