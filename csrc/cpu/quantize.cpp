@@ -279,6 +279,18 @@ std::tuple<at::Tensor, at::Tensor> quantize_x(const at::Tensor& x, bool allow_un
   return {quantized.q, qparams};
 }
 
+at::Tensor quantize_x_with(const at::Tensor& x, const at::Tensor& qparams) {
+  check_float(x, "x");
+  check_spatial_rank(x, "x");
+  check_dtype(qparams, at::kFloat, "qparams");
+  check_size(qparams, {2}, "qparams");
+  const at::Tensor dense = qparams.contiguous();
+  const float* values = dense.const_data_ptr<float>();
+  const int32_t zero_point = checked_zero_point(values[1]);
+  const float levels = zero_point == 0 ? 255.0f : 127.0f;
+  return quantize_x_cpu(x, ActivationGrid{values[0] * levels, levels, zero_point}).q;
+}
+
 at::Tensor quantize_g(const at::Tensor& g, const at::Tensor& threshold,
                       const std::optional<at::Tensor>& seed) {
   check_float(g, "g");
@@ -296,6 +308,7 @@ at::Tensor quantize_g(const at::Tensor& g, const at::Tensor& threshold,
 
 TORCH_LIBRARY_IMPL(daq_mm, CPU, m) {
   m.impl("quantize_x", &quantize_x);
+  m.impl("quantize_x_with", &quantize_x_with);
   m.impl("quantize_g", &quantize_g);
 }
 
