@@ -18,8 +18,6 @@ inline float float_of(uint32_t bits) {
   return v;
 }
 
-inline uint32_t larger(uint32_t a, uint32_t b) { return a > b ? a : b; }
-
 void from_bfloat16(const uint16_t* __restrict v, int64_t count, float* __restrict out) {
   for (int64_t i = 0; i < count; ++i) out[i] = float_of(static_cast<uint32_t>(v[i]) << 16);
 }
@@ -28,66 +26,75 @@ void scale(const float* __restrict v, float factor, int64_t count, float* __rest
   for (int64_t i = 0; i < count; ++i) out[i] = v[i] * factor;
 }
 
-void extremes(const float* __restrict v, int64_t count, uint32_t* magnitude, uint32_t* raw) {
-  uint32_t m = *magnitude, r = *raw;
-  for (int64_t i = 0; i < count; ++i) {
-    const uint32_t bits = bits_of(v[i]);
-    m = larger(m, bits & 0x7FFFFFFFu);
-    r = larger(r, bits);
+// Of integers without a sign the largest is a negative float, if there is one: that of the largest
+// magnitude. Of integers with a sign the largest is the largest positive float.
+template <typename T>
+void extremes(const T* v, int64_t count, uint32_t* magnitude, uint32_t* raw) {
+  Ints all[2] = {set_int(0), set_int(0)}, positive[2] = {set_int(0), set_int(0)};
+  const auto step = [&](int which, Ints value) {
+    all[which] = larger(all[which], value);
+    positive[which] = larger_signed(positive[which], value);
+  };
+  int64_t i = 0;
+  for (; i + 2 * kWidth <= count; i += 2 * kWidth) {
+    step(0, as_ints(load(v + i, Whole{})));
+    step(1, as_ints(load(v + i + kWidth, Whole{})));
   }
-  *magnitude = m;
-  *raw = r;
+  if (i < count) step(0, as_ints(load(v + i, count - i)));
+  if (i + kWidth < count) step(1, as_ints(load(v + i + kWidth, count - i - kWidth)));
+  const uint32_t a = largest(larger(all[0], all[1]));
+  const uint32_t p = largest(larger(positive[0], positive[1]));
+  *magnitude = larger(*magnitude, larger(a & 0x7FFFFFFFu, p));
+  *raw = larger(*raw, a);
 }
 
-void maxima(const float* __restrict v, int64_t count, uint32_t* __restrict magnitudes) {
+// The bits of a value as a float32; a bfloat16 is the upper half of one.
+inline uint32_t widened(float v) { return bits_of(v); }
+inline uint32_t widened(uint16_t v) { return static_cast<uint32_t>(v) << 16; }
+
+template <typename T>
+void maxima(const T* __restrict v, int64_t count, uint32_t* __restrict magnitudes) {
   for (int64_t i = 0; i < count; ++i) {
-    magnitudes[i] = larger(magnitudes[i], bits_of(v[i]) & 0x7FFFFFFFu);
+    magnitudes[i] = larger(magnitudes[i], widened(v[i]) & 0x7FFFFFFFu);
   }
 }
 
-// Handles the last values that fill no vector: they are copied to one that is padded by zeros.
-struct Tail {
-  float v[kWidth] = {};
-  float inverse[kWidth] = {};
-  int8_t out[kWidth];
-
-  Tail(const float* from, const float* inverses, int64_t count) {
-    for (int64_t i = 0; i < count; ++i) v[i] = from[i];
-    if (inverses == nullptr) return;
-    for (int64_t i = 0; i < count; ++i) inverse[i] = inverses[i];
+// Stores the low bytes of what value(i, n) makes of the n values from i on, for i < count. n is
+// Whole where a vector is full; otherwise any number, and values from n on are not read.
+template <typename F>
+inline void to_bytes(int64_t count, bool flip, int8_t* out, const F& value) {
+  constexpr int64_t kRun = 4 * kWidth;
+  int64_t i = 0;
+  for (; i + kRun <= count; i += kRun) {
+    constexpr Whole whole;
+    store_bytes(value(i, whole), value(i + kWidth, whole), value(i + 2 * kWidth, whole),
+                value(i + 3 * kWidth, whole), flip, out + i);
   }
-  void store(int64_t count, int8_t* to) const {
-    for (int64_t i = 0; i < count; ++i) to[i] = out[i];
-  }
-};
+  const int64_t left = count - i;
+  if (left == 0) return;
+  store_some_bytes(value(i, left), value(i + kWidth, left - kWidth),
+                   value(i + 2 * kWidth, left - 2 * kWidth),
+                   value(i + 3 * kWidth, left - 3 * kWidth), flip, left, out + i);
+}
 
-void quantize(const float* v, float inverse, float limit, int32_t offset, int64_t count,
+template <typename T>
+void quantize(const T* v, float inverse, float limit, int32_t offset, int64_t count,
               uint8_t* out) {
   const Floats high = set(limit), low = set(-limit), factor = set(inverse);
-  const Ints move = set_int(static_cast<uint32_t>(offset));
-  const auto step = [&](const float* from, int8_t* to) {
-    store_bytes(add(nearest(clamp(mul(load(from), factor), low, high)), move), to);
-  };
-  int8_t* to = reinterpret_cast<int8_t*>(out);
-  int64_t i = 0;
-  for (; i + kWidth <= count; i += kWidth) step(v + i, to + i);
-  if (i == count) return;
-  Tail tail(v + i, nullptr, count - i);
-  step(tail.v, tail.out);
-  tail.store(count - i, to + i);
+  // Bytes are packed with a sign: what exceeds 127 is moved down by 128 until its bit is flipped.
+  const bool flip = limit + static_cast<float>(offset) > 127.0f;
+  const Ints move = set_int(static_cast<uint32_t>(flip ? offset - 128 : offset));
+  to_bytes(count, flip, reinterpret_cast<int8_t*>(out), [&](int64_t at, auto some) {
+    return add(nearest(clamp(mul(load(v + at, some), factor), low, high)), move);
+  });
 }
 
-void quantize_each(const float* v, const float* inverse, int64_t count, int8_t* out) {
+template <typename T>
+void quantize_each(const T* v, const float* inverse, int64_t count, int8_t* out) {
   const Floats high = set(127.0f), low = set(-127.0f);
-  const auto step = [&](const float* from, const float* factors, int8_t* to) {
-    store_bytes(nearest(clamp(mul(load(from), load(factors)), low, high)), to);
-  };
-  int64_t i = 0;
-  for (; i + kWidth <= count; i += kWidth) step(v + i, inverse + i, out + i);
-  if (i == count) return;
-  Tail tail(v + i, inverse + i, count - i);
-  step(tail.v, tail.inverse, tail.out);
-  tail.store(count - i, out + i);
+  to_bytes(count, false, out, [&](int64_t at, auto some) {
+    return nearest(clamp(mul(load(v + at, some), load(inverse + at, some)), low, high));
+  });
 }
 
 // 32-bit finalizer of MurmurHash3, to 24 bits in [0, 1).
@@ -106,31 +113,19 @@ void randomize(const float* v, float inverse, uint32_t hash, uint32_t stride, in
                int8_t* out) {
   const Floats factor = set(inverse);
   const Ints lanes = mul(ramp(), set_int(stride));
-  const auto step = [&](const float* from, int64_t at, int8_t* to) {
+  to_bytes(count, false, out, [&](int64_t at, auto some) {
     const Ints input = add(lanes, set_int(hash + static_cast<uint32_t>(at) * stride));
-    store_bytes(randomly_rounded(mul(load(from), factor), input), to);
-  };
-  int64_t i = 0;
-  for (; i + kWidth <= count; i += kWidth) step(v + i, i, out + i);
-  if (i == count) return;
-  Tail tail(v + i, nullptr, count - i);
-  step(tail.v, i, tail.out);
-  tail.store(count - i, out + i);
+    return randomly_rounded(mul(load(v + at, some), factor), input);
+  });
 }
 
 void randomize_each(const float* v, const float* inverse, uint32_t hash, int64_t count,
                     int8_t* out) {
   const Ints lanes = mul(ramp(), set_int(kHashStride));
-  const auto step = [&](const float* from, const float* factors, int64_t at, int8_t* to) {
+  to_bytes(count, false, out, [&](int64_t at, auto some) {
     const Ints input = add(lanes, set_int(hash + static_cast<uint32_t>(at) * kHashStride));
-    store_bytes(randomly_rounded(mul(load(from), load(factors)), input), to);
-  };
-  int64_t i = 0;
-  for (; i + kWidth <= count; i += kWidth) step(v + i, inverse + i, i, out + i);
-  if (i == count) return;
-  Tail tail(v + i, inverse + i, count - i);
-  step(tail.v, tail.inverse, i, tail.out);
-  tail.store(count - i, out + i);
+    return randomly_rounded(mul(load(v + at, some), load(inverse + at, some)), input);
+  });
 }
 
 // A fixed number of partial sums, so that the order of additions is the same everywhere.
@@ -194,9 +189,12 @@ void tails_each(const float* __restrict v, const float* __restrict own, float al
   }
 }
 
-constexpr FloatLoops kLoops{from_bfloat16, from_half,     scale,     extremes,       maxima,
-                            quantize,      quantize_each, randomize, randomize_each, moments,
-                            moments_each,  tails,         tails_each};
+constexpr FloatLoops kLoops{
+    from_bfloat16,      from_half,        scale,
+    extremes<float>,    maxima<float>,    quantize<float>,    quantize_each<float>,
+    extremes<uint16_t>, maxima<uint16_t>, quantize<uint16_t>, quantize_each<uint16_t>,
+    randomize,          randomize_each,   moments,            moments_each,
+    tails,              tails_each};
 
 }  // namespace
 }  // namespace daq_mm::cpu

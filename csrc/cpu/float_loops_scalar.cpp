@@ -11,7 +11,17 @@ using Floats = float;
 using Ints = uint32_t;
 constexpr int64_t kWidth = 1;
 
-inline Floats load(const float* v) { return *v; }
+inline Floats load(const float* v, Whole) { return *v; }
+inline Floats load(const uint16_t* v, Whole) {
+  const uint32_t bits = static_cast<uint32_t>(*v) << 16;
+  Floats value;
+  __builtin_memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+template <typename T>
+inline Floats load(const T* v, int64_t n) {
+  return n > 0 ? load(v, Whole{}) : 0.0f;
+}
 inline Floats set(float v) { return v; }
 inline Ints set_int(uint32_t v) { return v; }
 inline Ints ramp() { return 0; }
@@ -19,6 +29,16 @@ inline Floats mul(Floats a, Floats b) { return a * b; }
 inline Floats add(Floats a, Floats b) { return a + b; }
 inline Ints mul(Ints a, Ints b) { return a * b; }
 inline Ints add(Ints a, Ints b) { return a + b; }
+inline Ints as_ints(Floats v) {
+  Ints bits;
+  __builtin_memcpy(&bits, &v, sizeof(bits));
+  return bits;
+}
+inline Ints larger(Ints a, Ints b) { return a > b ? a : b; }
+inline Ints larger_signed(Ints a, Ints b) {
+  return static_cast<int32_t>(a) > static_cast<int32_t>(b) ? a : b;
+}
+inline uint32_t largest(Ints v) { return v; }
 inline Ints smaller(Ints a, Ints b) {
   return static_cast<int32_t>(a) < static_cast<int32_t>(b) ? a : b;
 }
@@ -49,7 +69,13 @@ inline Ints downward(Floats v) {
   const Ints near = nearest(v);
   return to_floats(near) > v ? near - 1 : near;
 }
-inline void store_bytes(Ints v, int8_t* out) { *out = static_cast<int8_t>(v); }
+inline void store_some_bytes(Ints a, Ints b, Ints c, Ints d, bool flip, int64_t n, int8_t* out) {
+  const Ints values[4] = {a, b, c, d};
+  for (int64_t i = 0; i < n; ++i) out[i] = static_cast<int8_t>(values[i] ^ (flip ? 0x80u : 0u));
+}
+inline void store_bytes(Ints a, Ints b, Ints c, Ints d, bool flip, int8_t* out) {
+  store_some_bytes(a, b, c, d, flip, 4, out);
+}
 
 void from_half(const uint16_t* v, int64_t count, float* out) {
   for (int64_t i = 0; i < count; ++i) out[i] = c10::detail::fp16_ieee_to_fp32_value(v[i]);

@@ -3,6 +3,7 @@
 // quantize_w, quantize_w_folded, quantize_g, update_thresholds and conv_backward.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include <ATen/core/Tensor.h>
@@ -14,18 +15,45 @@ namespace daq_mm::cpu {
 
 constexpr int64_t kPiece = 1024;  // values converted at a time: 4 KB of L1
 
-// Converts pieces of a tensor's values; float32 is read where it lies.
+// Reads pieces of a tensor's values: float32 where it lies, bfloat16 too where a loop takes it,
+// others through a buffer. All counts are at most kPiece.
 class FloatReader {
  public:
   FloatReader(const at::Tensor& t, const FloatLoops& loops)
       : data_(t.const_data_ptr()), dtype_(t.scalar_type()), loops_(loops) {}
 
-  // Values [at, at + count), count <= kPiece; `buffer` holds kPiece values and may be the result.
+  // Values [at, at + count) as float32; `buffer` holds kPiece values and may be the result.
   const float* read(int64_t at, int64_t count, float* buffer) const {
     if (dtype_ == at::kFloat) return static_cast<const float*>(data_) + at;
-    const uint16_t* words = static_cast<const uint16_t*>(data_) + at;
-    (dtype_ == at::kBFloat16 ? loops_.from_bfloat16 : loops_.from_half)(words, count, buffer);
+    (dtype_ == at::kBFloat16 ? loops_.from_bfloat16 : loops_.from_half)(words(at), count, buffer);
     return buffer;
+  }
+
+  // The loops of the same names on values [at, at + count).
+  void extremes(int64_t at, int64_t count, uint32_t* magnitude, uint32_t* raw) const {
+    if (dtype_ == at::kBFloat16) return loops_.extremes_bfloat16(words(at), count, magnitude, raw);
+    alignas(64) float buffer[kPiece];
+    loops_.extremes(read(at, count, buffer), count, magnitude, raw);
+  }
+  void maxima(int64_t at, int64_t count, uint32_t* magnitudes) const {
+    if (dtype_ == at::kBFloat16) return loops_.maxima_bfloat16(words(at), count, magnitudes);
+    alignas(64) float buffer[kPiece];
+    loops_.maxima(read(at, count, buffer), count, magnitudes);
+  }
+  void quantize(int64_t at, int64_t count, float inverse, float limit, int32_t offset,
+                uint8_t* out) const {
+    if (dtype_ == at::kBFloat16) {
+      return loops_.quantize_bfloat16(words(at), inverse, limit, offset, count, out);
+    }
+    alignas(64) float buffer[kPiece];
+    loops_.quantize(read(at, count, buffer), inverse, limit, offset, count, out);
+  }
+  void quantize_each(int64_t at, int64_t count, const float* inverse, int8_t* out) const {
+    if (dtype_ == at::kBFloat16) {
+      return loops_.quantize_each_bfloat16(words(at), inverse, count, out);
+    }
+    alignas(64) float buffer[kPiece];
+    loops_.quantize_each(read(at, count, buffer), inverse, count, out);
   }
 
   // Have the cache lines of values [at, at + count) fetched; they need not exist.
@@ -38,6 +66,8 @@ class FloatReader {
   }
 
  private:
+  const uint16_t* words(int64_t at) const { return static_cast<const uint16_t*>(data_) + at; }
+
   const void* data_;
   at::ScalarType dtype_;
   const FloatLoops& loops_;
@@ -63,6 +93,14 @@ template <typename F>
 inline void for_pieces(int64_t begin, int64_t end, const F& f) {
   for (int64_t at = begin; at < end; at += kPiece) {
     f(at, end - at < kPiece ? end - at : kPiece);
+  }
+}
+
+// The same from the end: for a second sweep, which then begins with what is still in the caches.
+template <typename F>
+inline void for_pieces_backward(int64_t begin, int64_t end, const F& f) {
+  for (int64_t at = end; at > begin; at -= kPiece) {
+    f(std::max(at - kPiece, begin), std::min(at - begin, kPiece));
   }
 }
 
