@@ -15,62 +15,56 @@ namespace daq_mm::cpu {
 
 constexpr int64_t kPiece = 1024;  // values converted at a time: 4 KB of L1
 
-// Reads pieces of a tensor's values: float32 where it lies, bfloat16 too where a loop takes it,
-// others through a buffer. All counts are at most kPiece.
+// Reads pieces of a tensor's values, of at most kPiece values each.
 class FloatReader {
  public:
   FloatReader(const at::Tensor& t, const FloatLoops& loops)
-      : data_(t.const_data_ptr()), dtype_(t.scalar_type()), loops_(loops) {}
+      : data_(static_cast<const uint8_t*>(t.const_data_ptr())),
+        dtype_(t.scalar_type()),
+        size_(t.element_size()),
+        loops_(loops),
+        source_(dtype_ == at::kFloat      ? loops.float32
+                : dtype_ == at::kBFloat16 ? loops.bfloat16
+                                          : loops.half) {}
 
   // Values [at, at + count) as float32; `buffer` holds kPiece values and may be the result.
   const float* read(int64_t at, int64_t count, float* buffer) const {
-    if (dtype_ == at::kFloat) return static_cast<const float*>(data_) + at;
-    (dtype_ == at::kBFloat16 ? loops_.from_bfloat16 : loops_.from_half)(words(at), count, buffer);
+    if (dtype_ == at::kFloat) return reinterpret_cast<const float*>(from(at));
+    const auto* words = reinterpret_cast<const uint16_t*>(from(at));
+    (dtype_ == at::kBFloat16 ? loops_.from_bfloat16 : loops_.from_half)(words, count, buffer);
     return buffer;
   }
 
   // The loops of the same names on values [at, at + count).
   void extremes(int64_t at, int64_t count, uint32_t* magnitude, uint32_t* raw) const {
-    if (dtype_ == at::kBFloat16) return loops_.extremes_bfloat16(words(at), count, magnitude, raw);
-    alignas(64) float buffer[kPiece];
-    loops_.extremes(read(at, count, buffer), count, magnitude, raw);
+    source_.extremes(from(at), count, magnitude, raw);
   }
   void maxima(int64_t at, int64_t count, uint32_t* magnitudes) const {
-    if (dtype_ == at::kBFloat16) return loops_.maxima_bfloat16(words(at), count, magnitudes);
-    alignas(64) float buffer[kPiece];
-    loops_.maxima(read(at, count, buffer), count, magnitudes);
+    source_.maxima(from(at), count, magnitudes);
   }
   void quantize(int64_t at, int64_t count, float inverse, float limit, int32_t offset,
                 uint8_t* out) const {
-    if (dtype_ == at::kBFloat16) {
-      return loops_.quantize_bfloat16(words(at), inverse, limit, offset, count, out);
-    }
-    alignas(64) float buffer[kPiece];
-    loops_.quantize(read(at, count, buffer), inverse, limit, offset, count, out);
+    source_.quantize(from(at), inverse, limit, offset, count, out);
   }
   void quantize_each(int64_t at, int64_t count, const float* inverse, int8_t* out) const {
-    if (dtype_ == at::kBFloat16) {
-      return loops_.quantize_each_bfloat16(words(at), inverse, count, out);
-    }
-    alignas(64) float buffer[kPiece];
-    loops_.quantize_each(read(at, count, buffer), inverse, count, out);
+    source_.quantize_each(from(at), inverse, count, out);
   }
 
   // Have the cache lines of values [at, at + count) fetched; they need not exist.
   void prefetch(int64_t at, int64_t count) const {
 #if defined(__GNUC__)
-    const int64_t size = dtype_ == at::kFloat ? 4 : 2;
-    const auto* first = static_cast<const char*>(data_) + at * size;
-    for (int64_t i = 0; i < count * size; i += 64) __builtin_prefetch(first + i, 0, 2);
+    for (int64_t i = 0; i < count * size_; i += 64) __builtin_prefetch(from(at) + i, 0, 2);
 #endif
   }
 
  private:
-  const uint16_t* words(int64_t at) const { return static_cast<const uint16_t*>(data_) + at; }
+  const uint8_t* from(int64_t at) const { return data_ + at * size_; }
 
-  const void* data_;
+  const uint8_t* data_;
   at::ScalarType dtype_;
+  int64_t size_;
   const FloatLoops& loops_;
+  const SourceLoops& source_;
 };
 
 // An activation or gradient, channels-last or contiguous; other layouts are copied once.

@@ -81,7 +81,7 @@ std::vector<float> folded_thresholds(const WeightView& view, const std::vector<f
       for (int64_t c = group * rows; c < (group + 1) * rows; ++c) {
         const float* v = reader.read(c * view.row + column, count, buffer);
         loops.scale(v, g_step[c], count, folded);
-        loops.maxima(folded, count, own);
+        loops.float32.maxima(folded, count, own);
       }
     }
   });
@@ -143,7 +143,7 @@ QuantizedW quantize_w_folded_cpu(const at::Tensor& w, const at::Tensor& g_thresh
     const float* own = inverse.data() + c / rows * view.row;
     for_pieces(0, view.row, [&](int64_t at, int64_t count) {
       loops.scale(reader.read(c * view.row + at, count, buffer), g_step[c], count, folded);
-      loops.quantize_each(folded, own + at, count, bytes + at);
+      loops.float32.quantize_each(folded, own + at, count, bytes + at);
     });
   });
   return {q, step};
