@@ -98,11 +98,21 @@ def test_memory_of_a_mode():
     values, picture = 4 * 4 * 64, 4 * 3 * 64
     assert kept["fp32"]["convolutions"] == 4 * (picture + 3 * values)
     assert kept["int8"]["convolutions"] == 4 * picture + 3 * (values + 8)
+    assert kept["fp32"]["int8_layers"] == 4 * 3 * values
+    assert kept["int8"]["int8_layers"] == 3 * (values + 8)
     assert kept["fp32"]["all"] > kept["fp32"]["convolutions"]
     if Path("/proc/self/clear_refs").exists():
         peak = memory.peak(lambda: trainers["fp32"], torch.device("cpu"))
         assert set(peak) == {"baseline", "idle", "peak", "peak_over_baseline", "iteration"}
         assert peak["peak"] >= peak["idle"] > 0
+
+
+def test_memory_of_convolutions_that_are_not_called_is_unknown():
+    network = networks.Network(ToyNetwork().train(), toy_batch)
+    network.module.unused = torch.nn.Conv2d(1, 1, 1)
+    kept = memory.saved_for_backward(Trainer(network, modes.MODES["fp32"], setting()))
+    assert (kept["convolutions"], kept["int8_layers"]) == (None, None)
+    assert kept["all"] > 0
 
 
 def test_tables_of_modes():
