@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from daq_mm.fuse import is_fused
+
 from .training import Trainer
 
 #: Iterations before the peak is taken, so that compilation and first allocations are over.
@@ -109,10 +111,7 @@ def saved_for_backward(trainer: Trainer) -> dict[str, int | None]:
     own = {p.untyped_storage().data_ptr() for p in trainer.module.parameters()}
     kept: dict[str, dict[int, int]] = {"convolutions": {}, "int8_layers": {}, "all": {}}
     inside: list[tuple[str, ...]] = []
-    called: set[nn.Module] = set()
-
     def enter(layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        called.add(layer)
         first = not inputs[0].requires_grad
         inside.append(("convolutions",) if first else ("convolutions", "int8_layers"))
 
@@ -127,6 +126,9 @@ def saved_for_backward(trainer: Trainer) -> dict[str, int | None]:
         return t
 
     layers = [m for m in trainer.module.modules() if isinstance(m, nn.modules.conv._ConvNd)]
+    fused = any(is_fused(m) for m in trainer.module.modules())
+    if fused:
+        layers = []  # hooks on layers would make fused units step aside
     handles = [layer.register_forward_pre_hook(enter) for layer in layers]
     handles += [layer.register_forward_hook(leave) for layer in layers]
     try:
@@ -137,6 +139,6 @@ def saved_for_backward(trainer: Trainer) -> dict[str, int | None]:
             handle.remove()
     del loss
     sums: dict[str, int | None] = {name: sum(sizes.values()) for name, sizes in kept.items()}
-    if len(called) < len(layers):
+    if fused:
         sums["convolutions"] = sums["int8_layers"] = None
     return sums
