@@ -14,7 +14,7 @@ import torch
 pytest.importorskip("mmdet")
 import train as train_tool  # noqa: E402
 from common.configs import UsageError, load_config, recipe_of, set_recipe  # noqa: E402
-from common.record import read_record  # noqa: E402
+from common.schema import read_record  # noqa: E402
 from daq_mm import ops  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from common.configs import UsageError
-from common.record import read_record
+from common.errors import UsageError
+from common.schema import read_record
 
 KEYS = ["task", "network", "dataset"]
 BASELINE = "fp32"
