@@ -186,20 +186,26 @@ def shows(file: Path, fingerprint: str) -> bool:
     return file.is_file() and _description(fingerprint).encode() in file.read_bytes()
 
 
-def inline_svg(figure: Figure, description: str) -> str:
-    """The figure as an <svg> element without background, in the page's own text colour."""
+def inline_svg(figure: Figure, name: str, words: str) -> str:
+    """The figure as an <svg> element without background, in the page's own text colour.
+
+    Args:
+        name: prefix of the ids in it, which must be unique in the page.
+        words: what a screen reader says.
+    """
     buffer = io.StringIO()
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": description}):
+    with matplotlib.rc_context(STYLE):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = re.sub(r"<metadata>.*?</metadata>", "", buffer.getvalue(), flags=re.DOTALL)
     text = text[text.index("<svg") :].replace(INK, "currentColor")
-    text = re.sub(r'<svg\b[^>]*?viewBox="([^"]*)"[^>]*>', _opening(description), text, count=1)
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
+    text = re.sub(r'<svg\b[^>]*?viewBox="([^"]*)"[^>]*>', _opening(words), text, count=1)
     return text.strip()
 
 
-def _opening(description: str):
+def _opening(words: str):
     return lambda match: (
-        f'<svg class="figure" role="img" aria-label="{description}" viewBox="{match[1]}" '
+        f'<svg class="figure" role="img" aria-label="{words}" viewBox="{match[1]}" '
         'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">'
     )
 

@@ -91,20 +91,27 @@ def dot(colour: str, words: str) -> str:
 
 
 def interval(mean: float, low: float, high: float, margin: float, reach: float, colour: str) -> str:
-    """A mean with its interval on an axis from -reach to reach, the margin as a band."""
+    """A mean with its interval on an axis from -reach to reach, the margin as a band.
+
+    An end that lies beyond the axis is an arrow; a NaN interval is not drawn.
+    """
 
     def x(value: float) -> float:
-        return round(75 + 71 * max(-1.0, min(1.0, value / reach)), 1)
+        return round(75 + 69 * max(-1.0, min(1.0, value / reach)), 1)
 
-    line = "" if math.isnan(low) else (
-        f'<line x1="{x(low)}" x2="{x(high)}" y1="9" y2="9" stroke="{colour}" stroke-width="2.5"/>'
-    )  # fmt: skip
+    marks = ""
+    if not math.isnan(low):
+        marks += f'<line x1="{x(low)}" x2="{x(high)}" y1="9" y2="9"/>'
+        marks += '<path d="M8 5 2 9l6 4"/>' if low < -reach else ""
+        marks += '<path d="m142 5 6 4-6 4"/>' if high > reach else ""
+    if abs(mean) <= reach:
+        marks += f'<circle cx="{x(mean)}" cy="9" r="3.5" fill="{colour}"/>'
     return (
         f'<svg class="interval" viewBox="0 0 150 18" role="img" '
         f'aria-label="{mean:+.2f}, 95% interval {low:+.2f} to {high:+.2f}">'
         f'<rect class="band" x="{x(-margin)}" y="1" width="{x(margin) - x(-margin):.1f}" '
-        f'height="16"/><line class="zero" x1="75" x2="75" y1="1" y2="17"/>{line}'
-        f'<circle cx="{x(mean)}" cy="9" r="4" fill="{colour}"/></svg>'
+        'height="16"/><line class="zero" x1="75" x2="75" y1="1" y2="17"/>'
+        f'<g stroke="{colour}" fill="none" stroke-width="2.2">{marks}</g></svg>'
     )
 
 

@@ -20,6 +20,8 @@ from .tables import spread
 
 FOLDER = Path(__file__).parent
 NO_FIGURE = '<svg class="figure"></svg>'
+#: Points that the plot of an interval reaches at most; longer intervals end in arrows.
+LONGEST_REACH = 5.0
 CAPTIONS = {
     "difference": "Difference to FP32",
     "speed": "Accuracy against speed",
@@ -96,12 +98,13 @@ def _times_note(times: bool) -> str:
 
 
 def _results(table: pd.DataFrame, recipes: list[str], times: bool) -> str:
-    columns = {"Task": "", "Network": "", "Method": "", "Metric": "", "Seeds": "number"}
+    columns = {"Task": "", "Network": "", "Method": "", "Seeds": "number"}
     columns |= {"Value": "number", "Against FP32": "number", "95% interval": "number"}
-    columns |= {"": "number", "Verdict": ""}
+    columns |= {"Verdict": ""}
     columns |= {"s/iteration": "number", "× fp32": "number"} if times else {}
     columns |= {"Peak MiB": "number"}
-    reach = max(2 * MARGIN, table[["low", "high", "difference"]].abs().max(axis=None) or 0)
+    widest = pd.concat([table[name] for name in ("low", "high", "difference")]).abs().max()
+    reach = min(max(2 * MARGIN, _float(widest)), LONGEST_REACH)
     rows = [
         (_data(row), _result_cells(row, colour_of(row.recipe, recipes), reach, times))
         for row in table.itertuples()
@@ -115,19 +118,19 @@ def _result_cells(row, colour: str, reach: float, times: bool) -> list[Cell]:
     if compared:
         words = spread(row.difference, row.difference_std, "+")
         plot = html.interval(row.difference, row.low, row.high, MARGIN, reach, colour)
+        plot += f"<small>{row.low:+.2f} to {row.high:+.2f}</small>" if known else ""
         verdict = f'<span class="verdict {row.verdict.replace(" ", "-")}">{row.verdict}</span>'
-    bounds = f"{row.low:+.2f} to {row.high:+.2f}" if known else ""
+    name = row.network if row.variant == "{}" else f"{row.network} {row.variant}"
+    network = f"{escape(name)}<small>{escape(row.metric)}</small>"
     seconds = [number(row.iteration_seconds, ".3f"), number(_float(row.times_fp32))]
     return [
         Cell(row.task),
-        Cell(row.network if row.variant == "{}" else f"{row.network} {row.variant}"),
+        Cell(network, name, markup=True),
         Cell(html.dot(colour, row.method), f"{rank(row.recipe)} {row.method}", markup=True),
-        Cell(row.metric),
         number(row.n, "d"),
         number(row.mean, text=spread(row.mean, row.std)),
         number(_float(row.difference), text=words),
-        number(_float(row.low), text=bounds),
-        Cell(plot, _float(row.difference), markup=True),
+        Cell(plot, _float(row.low), markup=True),
         Cell(verdict, row.verdict if compared else None, markup=True),
         *(seconds if times else []),
         number(row.memory_mib, ".0f"),
@@ -136,13 +139,14 @@ def _result_cells(row, colour: str, reach: float, times: bool) -> list[Cell]:
 
 def _curves(frame: pd.DataFrame, recipes: list[str], draw: bool) -> str:
     cards = []
-    for (task, network, dataset, variant), group in frame.groupby(KEYS, sort=True):
+    for index, (keys, group) in enumerate(frame.groupby(KEYS, sort=True)):
+        task, network, dataset, variant = keys
         svg = NO_FIGURE
         if draw:
             from . import figures
 
-            drawn = figures.curve_of(group, recipes)
-            svg = figures.inline_svg(drawn, f"Training curves of {escape(network)}")
+            words = f"Training curves of {escape(network)}"
+            svg = figures.inline_svg(figures.curve_of(group, recipes), f"curve{index}", words)
         words = escape(", ".join(filter(None, (task, dataset, "" if variant == "{}" else variant))))
         cards.append(
             f'<figure data-task="{escape(task)}"><figcaption>{escape(network)} '
@@ -159,7 +163,7 @@ def _figures(frame: pd.DataFrame, table: pd.DataFrame, times: bool, draw: bool) 
         if name in CAPTIONS:
             svg = NO_FIGURE
             if draw:
-                svg = figures.inline_svg(figures.draw(name, frame, table), CAPTIONS[name])
+                svg = figures.inline_svg(figures.draw(name, frame, table), name, CAPTIONS[name])
             cards.append(f"<figure><figcaption>{CAPTIONS[name]}</figcaption>{svg}</figure>")
     return "\n".join(cards)
 
