@@ -94,6 +94,69 @@ def test_resume_without_a_checkpoint_starts_anew(tiny_data):
     assert not cfg.resume
 
 
+def test_auto_resume_passes_over_a_torn_checkpoint(tiny_data, capsys):
+    work = tiny_data / "work"
+    work.mkdir()
+    for epoch in (2, 9, 10):
+        torch.save({"state_dict": {"w": torch.zeros(1000)}}, work / f"epoch_{epoch}.pth")
+    newest = work / "epoch_10.pth"
+    newest.write_bytes(newest.read_bytes()[:900])
+    (work / "last_checkpoint").write_text(str(newest))
+    cfg = merge("--resume", "--work-dir", str(work))
+    assert cfg.load_from == str(work / "epoch_9.pth")
+    assert "epoch_10.pth is damaged" in capsys.readouterr().err
+    for name in ("epoch_2.pth", "epoch_9.pth"):
+        (work / name).write_bytes(b"")
+    assert not merge("--resume", "--work-dir", str(work)).resume
+    assert "no sound checkpoint; starting anew" in capsys.readouterr().err
+
+
+def identity(*arguments):
+    args = train_tool.parse_args([CONFIG, *arguments])
+    return train_tool.identity_of(train_tool.merge_args(args), args)
+
+
+def test_identity_names_what_was_changed(tiny_data):
+    plain = identity("--recipe", "paper", "--seed", "3")
+    assert plain["task"] == "detection"
+    assert plain["network"] == "retinanet_r18_fpn_digits"
+    assert (plain["recipe"], plain["seed"], plain["label"]) == ("paper", 3, "")
+    assert plain["settings"] == plain["options"] == {}
+    changed = identity(
+        *("--int8", "--settings", "mcs_lambda=0.2", "exclude=[neck.*]", "mcs_k=1.0"),
+        *("--cfg-options", "train_cfg.max_epochs=2"),
+    )
+    assert changed["settings"] == {"mcs_lambda": 0.2, "exclude": ["neck.*"]}
+    assert changed["options"] == {"train_cfg.max_epochs": 2}
+    label = "exclude=neck.any,mcs_k=1.0,mcs_lambda=0.2,train_cfg.max_epochs=2"
+    assert changed["label"] == label
+    assert identity("--int8", "--settings", "mcs_k=1.1", "--label", "k")["label"] == "k"
+
+
+def test_identity_takes_the_task_of_the_config(tiny_data):
+    args = train_tool.parse_args([CONFIG])
+    cfg = train_tool.merge_args(args)
+    cfg.task = "classification"
+    assert train_tool.identity_of(cfg, args)["task"] == "classification"
+    cfg.task = "speech"
+    with pytest.raises(UsageError, match="task 'speech' is unknown; allowed: classification, det"):
+        train_tool.identity_of(cfg, args)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--recipe", "fp32", "--settings", "mcs_k=1"], "settings mcs_k are DAQHook's, and a run"),
+        (["--int8", "--settings", "mcs=1"], "unknown setting mcs; allowed"),
+        (["--int8", "--settings", "mcs_lambda=2"], "mcs_lambda=2.0 must be in"),
+    ],
+)
+def test_wrong_settings(tiny_data, arguments, words):
+    with pytest.raises(UsageError) as error:
+        merge(*arguments)
+    assert words in str(error.value)
+
+
 @pytest.mark.parametrize("recipe", ["fp32", "bf16", "paper", "daq"])
 def test_recipes_set_and_read_back(recipe):
     cfg = load_config(CONFIG)

@@ -113,7 +113,7 @@ def set_settings(cfg: Config, settings: dict) -> None:
             f"settings {', '.join(settings)} are DAQHook's, and a run in {recipe_of(cfg)} has none"
         )
     config = hooks[0].get("config") or {}
-    hooks[0].config = {**({"recipe": config} if isinstance(config, str) else config), **settings}
+    hooks[0]["config"] = {**({"recipe": config} if isinstance(config, str) else config), **settings}
     hook_config(cfg)
 
 
