@@ -149,6 +149,27 @@ def test_times_can_be_left_out(folder, tmp_path):
     assert "shared their machine" in text
 
 
+@pytest.mark.parametrize(
+    "runs",
+    [
+        [record("daq"), record("paper")],
+        [record("fp32"), record("daq")],
+        [record("fp32")] + [record(network=f"net{i}") for i in range(5)],
+        [record("daq", settings={"mcs_k": 1.1}, label="mcs_k=1.1")],
+    ],
+    ids=["no fp32", "one seed", "many networks", "only changed settings"],
+)
+def test_little_and_much_can_be_shown(runs, tmp_path):
+    target = tmp_path / "r.html"
+    arguments = [str(write(tmp_path / "records", *runs)), "--out", str(tmp_path)]
+    assert collect_results.main([*arguments, "--html", str(target), "--figures"]) == 0
+    assert not re.search(
+        r"\bnan\b", re.sub(r"<svg.*?</svg>", "", target.read_text(), flags=re.DOTALL)
+    )
+    assert collect_results.main([*arguments, "--html", str(target), "--figures", "--check"]) == 0
+    Page(target.read_text())
+
+
 def browse(html, tmp_path, *, state="", script="", flags=("--dump-dom",)):
     """The page after its scripts and `script` have run; errors of scripts fail the test."""
     catch = "<script>onerror = (m) => { document.documentElement.dataset.error = m; };</script>"

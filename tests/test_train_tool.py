@@ -16,6 +16,8 @@ import train as train_tool  # noqa: E402
 from common.configs import UsageError, load_config, recipe_of, set_recipe  # noqa: E402
 from common.schema import read_record  # noqa: E402
 from daq_mm import ops  # noqa: E402
+from suite_runner import launch  # noqa: E402
+from suite_runner.cells import read_suite  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = str(ROOT / "configs/detection/retinanet_r18_fpn_digits_fp32.py")
@@ -133,6 +135,21 @@ def test_identity_names_what_was_changed(tiny_data):
     assert identity("--int8", "--settings", "mcs_k=1.1", "--label", "k")["label"] == "k"
 
 
+def test_a_suite_hands_its_settings_over(tiny_data):
+    suite = tiny_data / "suite.json"
+    settings = {"exclude": ["neck.*", "bbox_head.*"], "convert_first": True, "mcs_lambda": 0.2}
+    cell = dict(config=CONFIG, recipes=["daq"], seeds=[3], settings=settings, label="body")
+    cell["options"] = {"max_epochs": 2}
+    suite.write_text(json.dumps({"cells": [cell]}))
+    [run] = read_suite(suite)
+    command = launch.command_of(run, tiny_data / "r.json", tiny_data / "work", 1)
+    args = train_tool.parse_args(command[2:])
+    found = train_tool.identity_of(train_tool.merge_args(args), args)
+    assert found["settings"] == settings
+    assert found["options"]["train_cfg.max_epochs"] == 2
+    assert (found["label"], found["seed"], found["recipe"]) == ("body", 3, "daq")
+
+
 def test_identity_takes_the_task_of_the_config(tiny_data):
     args = train_tool.parse_args([CONFIG])
     cfg = train_tool.merge_args(args)
@@ -218,6 +235,38 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(tiny_data):
     assert [p["loss"] for p in records[0]["curve"]] == [p["loss"] for p in records[1]["curve"]]
     assert records[0]["value"] == records[1]["value"]
     assert records[0]["backend"].startswith("cpu/")
+
+
+@pytest.mark.slow
+def test_a_suite_goes_on_after_its_training_and_it_were_killed(tiny_data):
+    if not ops.kernels_built("cpu")[0]:
+        pytest.skip(ops.kernels_built("cpu")[1])
+    suite, records = tiny_data / "suite.json", tiny_data / "records"
+    cell = dict(config=CONFIG, recipes=["daq"], seeds=[0], settings={"mcs_lambda": 0.2})
+    suite.write_text(json.dumps({"cells": [{**cell, "options": {"max_epochs": 2}}]}))
+    name = "retinanet_r18_fpn_digits-daq-max_epochs=2,mcs_lambda=0.2-seed0"
+    arguments = [
+        *(sys.executable, str(ROOT / "tools/run_suite.py"), str(suite)),
+        *("--records", str(records), "--jobs", "1"),
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(arguments, env=environment, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 600
+    while not (tiny_data / f"runs/{name}/epoch_1.pth").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)  # the checkpoint is written to its end
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process.kill()
+    os.kill(int(children[0]), signal.SIGKILL)
+    process.wait()
+    subprocess.run(arguments, check=True, env=environment, capture_output=True, timeout=900)
+    found = read_record(records / f"{name}.json")
+    assert found["finished"]
+    assert [point["epoch"] for point in found["curve"]] == [1, 2]
+    assert found["settings"] == {"mcs_lambda": 0.2}
+    assert found["value"] == found["curve"][-1]["coco/bbox_mAP"]
+    log = (tiny_data / f"runs/{name}/console.log").read_text()
+    assert "resumed epoch: 1" in log
 
 
 @pytest.mark.slow

@@ -38,6 +38,7 @@ STYLE = {
     ),
 }
 NETWORK_MARKERS = "osD^vPX<>*"
+NETWORKS_IN_A_ROW = 4
 FORMATS = ("svg", "png")
 
 
@@ -77,13 +78,22 @@ def difference(table: pd.DataFrame) -> Figure:
 
 
 def curves(frame: pd.DataFrame) -> Figure:
-    """Metric and loss by epoch, a column a network: mean over seeds, shaded from least to most."""
-    groups = [(keys, group) for keys, group in frame.groupby(KEYS, sort=True)]
-    figure = Figure(figsize=(max(4.2, 3.6 * len(groups)), 4.8), layout="constrained")
-    axes = figure.subplots(2, len(groups), squeeze=False)
-    for column, (keys, group) in enumerate(groups):
-        title = keys[1] if keys[3] == "{}" else f"{keys[1]}\n{keys[3]}"
-        draw_curves(axes[0][column], axes[1][column], group, list(frame.recipe), title)
+    """Metric, and loss below it, by epoch: mean over seeds, shaded from least to most."""
+    groups = list(frame.groupby(KEYS, sort=True))
+    columns = min(len(groups), NETWORKS_IN_A_ROW)
+    lines = -(-len(groups) // columns)
+    figure = Figure(figsize=(max(4.2, 3.6 * columns), 4.8 * lines), layout="constrained")
+    axes = figure.subplots(2 * lines, columns, squeeze=False)
+    for place in range(lines * columns):
+        line, column = divmod(place, columns)
+        metric, loss = axes[2 * line][column], axes[2 * line + 1][column]
+        if place >= len(groups):
+            metric.set_visible(False)
+            loss.set_visible(False)
+            continue
+        (_, network, _, variant), group = groups[place]
+        title = network if variant == "{}" else f"{network}\n{variant}"
+        draw_curves(metric, loss, group, list(frame.recipe), title)
     return figure
 
 

@@ -99,8 +99,9 @@ def interval(mean: float, low: float, high: float, margin: float, reach: float, 
     def x(value: float) -> float:
         return round(75 + 69 * max(-1.0, min(1.0, value / reach)), 1)
 
-    marks = ""
+    marks, words = "", f"{mean:+.2f}"
     if not math.isnan(low):
+        words += f", 95% interval {low:+.2f} to {high:+.2f}"
         marks += f'<line x1="{x(low)}" x2="{x(high)}" y1="9" y2="9"/>'
         marks += '<path d="M8 5 2 9l6 4"/>' if low < -reach else ""
         marks += '<path d="m142 5 6 4-6 4"/>' if high > reach else ""
@@ -108,7 +109,7 @@ def interval(mean: float, low: float, high: float, margin: float, reach: float, 
         marks += f'<circle cx="{x(mean)}" cy="9" r="3.5" fill="{colour}"/>'
     return (
         f'<svg class="interval" viewBox="0 0 150 18" role="img" '
-        f'aria-label="{mean:+.2f}, 95% interval {low:+.2f} to {high:+.2f}">'
+        f'aria-label="{words}">'
         f'<rect class="band" x="{x(-margin)}" y="1" width="{x(margin) - x(-margin):.1f}" '
         'height="16"/><line class="zero" x1="75" x2="75" y1="1" y2="17"/>'
         f'<g stroke="{colour}" fill="none" stroke-width="2.2">{marks}</g></svg>'

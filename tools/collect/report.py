@@ -65,7 +65,7 @@ def report(
         method_chips=html.chips("method", methods),
         results=_results(table, recipes, times),
         curves=_curves(frame, recipes, draw),
-        speed_heading="speed and" if times else "and",
+        figures_heading="Differences, speed and memory" if times else "Differences and memory",
         figures=_figures(frame, table, times, draw),
         runs=_runs(frame, recipes, times),
         published=_published(published),

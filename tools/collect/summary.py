@@ -8,6 +8,8 @@ from .differences import MARGIN, compare
 from .records import KEYS, method_name
 
 BASELINE = "fp32"
+#: Columns that hold NaN where there is nothing to compare with.
+COMPARED = ("pairs", "difference", "difference_std", "low", "high", "times_fp32", "memory_ratio")
 ORDER = ["fp32", "bf16", "paper", "daq", "gvq", "mcs", "global"]
 
 
@@ -26,7 +28,7 @@ def summarize(frame: pd.DataFrame, margin: float = MARGIN) -> pd.DataFrame:
             base = None if recipe == BASELINE else _baseline(group, label)
             names = {"recipe": recipe, "label": label, "method": method_name(recipe, label)}
             rows.append({**dict(zip(KEYS, keys)), **names, **_row(cell, base, margin)})
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows).astype(dict.fromkeys(COMPARED, float))
     table["rank"] = table.recipe.map(rank)
     order = [*KEYS, "rank", "recipe", "label"]
     return table.sort_values(order).drop(columns="rank").reset_index(drop=True)
@@ -54,11 +56,9 @@ def _row(cell: pd.DataFrame, base: pd.DataFrame | None, margin: float) -> dict:
         "n": len(cell),
         "mean": cell.value.mean() * 100,
         "std": cell.value.std() * 100,
-        **dict.fromkeys(("pairs", "difference", "difference_std", "low", "high", "verdict")),
+        **dict.fromkeys((*COMPARED, "verdict")),
         "iteration_seconds": seconds,
-        "times_fp32": None,
         "memory_mib": memory,
-        "memory_ratio": None,
     }
     if base is None:
         return row

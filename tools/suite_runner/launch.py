@@ -47,8 +47,8 @@ def claim(work_dir: Path) -> IO | None:
     return lock
 
 
-def start(run: Run, record: Path, work_dir: Path, threads: int, lock: IO, attempt: int) -> Job:
-    """Start a training that resumes what is in the work folder; it takes the lock over."""
+def command_of(run: Run, record: Path, work_dir: Path, threads: int) -> list[str]:
+    """The command line of a training that resumes what is in the work folder."""
     command = [
         *(sys.executable, str(TRAIN), run.config),
         *("--recipe", run.recipe, "--seed", str(run.seed), "--threads", str(threads)),
@@ -61,9 +61,14 @@ def start(run: Run, record: Path, work_dir: Path, threads: int, lock: IO, attemp
     ):
         if pairs:
             command += [flag, *(f"{name}={_argument(value)}" for name, value in pairs.items())]
+    return command
+
+
+def start(run: Run, record: Path, work_dir: Path, threads: int, lock: IO, attempt: int) -> Job:
+    """Start a training; it takes the lock over."""
     with lock, open(work_dir / "console.log", "a") as log:
         process = subprocess.Popen(
-            command,
+            command_of(run, record, work_dir, threads),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
