@@ -108,18 +108,20 @@ def curve_of(group: pd.DataFrame, recipes: list[str]) -> Figure:
 
 
 def draw_curves(metric, loss, group: pd.DataFrame, recipes: list[str], title: str) -> None:
-    """The runs of one network into two axes; runs with changed settings are left out."""
+    """The runs of one network into two axes; those with changed settings if there are no others."""
     plain = group[group.settings == "{}"]
+    shown = plain if len(plain) else group
     name = group.metric.iloc[0]
-    for recipe in sorted(set(plain.recipe), key=lambda r: (rank(r), r)):
+    methods = set(zip(shown.recipe, shown.method))
+    for recipe, method in sorted(methods, key=lambda pair: (rank(pair[0]), pair)):
         colour = colour_of(recipe, recipes)
-        points = pd.concat([pd.DataFrame(c) for c in plain[plain.recipe == recipe].curve])
+        points = pd.concat([pd.DataFrame(c) for c in shown[shown.method == method].curve])
         for axes, column, factor in ((metric, name, 100), (loss, "loss", 1)):
             known = points.dropna(subset=[column])
             found = known.groupby("epoch")[column].agg(["mean", "min", "max"]) * factor
             style = "--" if recipe == BASELINE else "-"
             few = "o" if len(found) < 15 else ""
-            axes.plot(found.index, found["mean"], style + few, ms=3, color=colour, label=recipe)
+            axes.plot(found.index, found["mean"], style + few, ms=3, color=colour, label=method)
             axes.fill_between(
                 found.index, found["min"], found["max"], color=colour, alpha=0.15, linewidth=0
             )

@@ -36,10 +36,11 @@ def record_files(paths: list[Path]) -> list[Path]:
 
 
 def read_records(paths: list[Path]) -> pd.DataFrame:
-    """One row a finished run: its plain fields, `curve`, `machine`, `versions`, and
+    """One row a finished run.
 
-    `variant` (the config's overrides as JSON: runs that differ in them are never compared),
-    `commit` (its sha) and `file`.
+    Columns: the record's plain fields, `curve`, `machine` and `versions`; `method` (recipe and
+    label); `variant` (the config's overrides as JSON: runs that differ in them are never
+    compared); `settings` (as JSON); `commit` (its sha); `file`.
 
     Raises:
         UsageError: no records, a broken one, or two of the same run.
@@ -55,6 +56,7 @@ def read_records(paths: list[Path]) -> pd.DataFrame:
             continue
         row = {k: v for k, v in record.items() if k in WHOLE or not isinstance(v, (dict, list))}
         row["commit"] = record["commit"].get("sha")
+        row["method"] = method_name(record["recipe"], record["label"])
         row["variant"] = json.dumps(record["options"], sort_keys=True)
         row["settings"] = json.dumps(record["settings"], sort_keys=True)
         rows.append({**row, "file": file})
@@ -64,10 +66,7 @@ def read_records(paths: list[Path]) -> pd.DataFrame:
     repeated = frame[frame.duplicated([*KEYS, "recipe", "label", "seed"])]
     if len(repeated):
         first = repeated.iloc[0]
-        raise UsageError(
-            f"two records of {first.network}, {method_name(first.recipe, first.label)}, "
-            f"seed {first.seed}"
-        )
+        raise UsageError(f"two records of {first.network}, {first.method}, seed {first.seed}")
     return frame
 
 

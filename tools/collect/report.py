@@ -14,7 +14,7 @@ from .differences import MARGIN, VERDICTS
 from .html import Cell, number
 from .palette import colour_of
 from .published import Published
-from .records import KEYS, method_name
+from .records import KEYS
 from .summary import rank
 from .tables import spread
 
@@ -47,7 +47,6 @@ def report(
         times: show seconds and speeds.
         draw: draw the figures; without, their places are empty, as `without_figures` leaves them.
     """
-    frame = frame.assign(method=[method_name(r, lab) for r, lab in zip(frame.recipe, frame.label)])
     recipes = sorted(set(frame.recipe))
     verdicts = table.verdict.dropna()
     tiles = [html.tile(len(frame), "runs"), html.tile(table.network.nunique(), "networks")]
