@@ -193,6 +193,7 @@ def test_two_suites_share_the_work(tmp_path):
         ({"epochs": 3}, "unknown keys ['epochs']"),
         ({"config": "gone.py"}, "names gone.py, which does not exist"),
         ({"seeds": [0, 0]}, "two runs net-fp32-seed0; give one cell a 'label'"),
+        ({"settings": [{}, {"a": 1}], "recipes": ["daq"], "label": "x"}, "'label' for 2 settings"),
         ({"settings": {"mcs_k": 1.1}}, "INT8 'settings' for the recipes fp32 or bf16"),
         ({"options": {"a": 1}, "label": ""}, "an empty 'label'"),
         ({"options": {"a": "x" * 200}}, "is too long; give the cell"),
@@ -215,6 +216,25 @@ def test_records_of_another_run_are_not_overwritten(tmp_path, run):
         run(suite(tmp_path))
     with pytest.raises(UsageError, match="--jobs 0 must be at least 1"):
         run(suite(tmp_path), "--jobs", "0")
+
+
+def test_a_list_of_settings_is_a_training_each(tmp_path):
+    settings = [{}, {"mcs_k": 1.1, "mcs_a": 0.5}]
+    path = suite(tmp_path, recipes=["paper"], seeds=[0], settings=settings, allow_reference=True)
+    plain, changed = read_suite(path)
+    assert (plain.name, plain.settings) == ("net-paper-seed0", ())
+    assert changed.name == "net-paper-mcs_a=0.5,mcs_k=1.1-seed0"
+    assert changed.settings == (("mcs_a", 0.5), ("mcs_k", 1.1))
+    for run in (plain, changed):
+        command = launch.command_of(run, tmp_path / "r.json", tmp_path, 1)
+        assert ("--settings" in command) == (run is changed)
+        assert command[-1] == "--allow-reference"
+
+
+@pytest.mark.parametrize("path", sorted((TESTS.parent / "tools/suites").glob("*.json")))
+def test_suites_of_the_repository_can_be_read(path, monkeypatch):
+    monkeypatch.chdir(TESTS.parent)
+    assert read_suite(path)
 
 
 def test_max_epochs_shortens_the_schedule(tmp_path):

@@ -13,6 +13,7 @@ from mmengine.config import DictAction
 from bench import allocator
 from common.configs import (
     UsageError,
+    allow_reference,
     check_checkpoint,
     check_data,
     load_config,
@@ -66,6 +67,11 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         help="settings of the INT8 recipe, e.g. mcs_lambda=0.2 (fields of DAQConfig)",
     )
     parser.add_argument(
+        "--allow-reference",
+        action="store_true",
+        help="train in INT8 even where only the slow reference can; see DAQHook",
+    )
+    parser.add_argument(
         "--label", help="words for the record (default: what --settings and --cfg-options change)"
     )
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="key=value overrides")
@@ -84,6 +90,8 @@ def merge_args(args: argparse.Namespace):
         set_recipe(cfg, recipe)
     if args.settings:
         set_settings(cfg, args.settings)
+    if args.allow_reference:
+        allow_reference(cfg)
     cfg.launcher = args.launcher
     cfg.randomness = {**(cfg.get("randomness") or {}), "seed": args.seed}
     name = f"{Path(args.config.split('::')[-1]).stem}_{recipe_of(cfg)}"

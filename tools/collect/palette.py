@@ -10,10 +10,13 @@ COLOURS = {
     "gvq": "#2a9d74",
     "mcs": "#a45cc4",
     "global": "#c94f6d",
+    "ui8": "#4aa3a2",
+    "dorefa": "#8c6d4f",
+    "switchback": "#7a86e0",
 }
 
 #: For recipes that have no colour of their own, in the order of their names.
-FURTHER = ("#4aa3a2", "#8c6d4f", "#7a86e0", "#9aa03a", "#cf6fb0", "#5c9e4a")
+FURTHER = ("#9aa03a", "#cf6fb0", "#5c9e4a")
 
 
 def colour_of(recipe: str, recipes: list[str]) -> str:

@@ -10,7 +10,7 @@ from .records import KEYS, method_name
 BASELINE = "fp32"
 #: Columns that hold NaN where there is nothing to compare with.
 COMPARED = ("pairs", "difference", "difference_std", "low", "high", "times_fp32", "memory_ratio")
-ORDER = ["fp32", "bf16", "paper", "daq", "gvq", "mcs", "global"]
+ORDER = ["fp32", "bf16", "paper", "daq", "gvq", "mcs", "global", "ui8", "dorefa", "switchback"]
 
 
 def summarize(frame: pd.DataFrame, margin: float = MARGIN) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from common.errors import UsageError
 from common.schema import label_of, read_record, run_name
 
 REQUIRED = {"config", "recipes", "seeds"}
-OPTIONAL = {"options", "settings", "label"}
+OPTIONAL = {"options", "settings", "label", "allow_reference"}
 LONGEST_NAME = 120
 
 
@@ -23,6 +23,7 @@ class Run:
         options: overrides of the config, sorted pairs of dotted key and value.
         settings: fields of DAQConfig that differ from the recipe's, sorted pairs.
         label: words for both in names and tables; '' for the plain run.
+        allow_reference: train in INT8 where only the slow reference can.
     """
 
     config: str
@@ -31,6 +32,7 @@ class Run:
     options: tuple[tuple[str, Any], ...] = ()
     settings: tuple[tuple[str, Any], ...] = ()
     label: str = ""
+    allow_reference: bool = False
 
     @property
     def name(self) -> str:
@@ -87,13 +89,24 @@ def _runs_of(cell: dict, path: Path) -> list[Run]:
     if not Path(cell["config"]).is_file():
         raise UsageError(f"suite {path} names {cell['config']}, which does not exist")
     options, settings = cell.get("options", {}), cell.get("settings", {})
+    choices = settings if isinstance(settings, list) else [settings]
+    if "label" in cell and len(choices) > 1:
+        raise UsageError(f"a cell of {path} has one 'label' for {len(choices)} settings")
+    return [run for choice in choices for run in _runs_with(cell, options, choice, path)]
+
+
+def _runs_with(cell: dict, options: dict, settings: dict, path: Path) -> list[Run]:
+    """The runs of a cell with one of its settings."""
     label = cell.get("label", label_of(settings, options))
     if (options or settings) and not label:
         raise UsageError(f"a cell of {path} has options or settings, but an empty 'label'")
     if settings and not {"fp32", "bf16"}.isdisjoint(cell["recipes"]):
         raise UsageError(f"a cell of {path} has INT8 'settings' for the recipes fp32 or bf16")
     return [
-        Run(cell["config"], recipe, seed, _frozen(options), _frozen(settings), label)
+        Run(
+            *(cell["config"], recipe, seed, _frozen(options), _frozen(settings), label),
+            allow_reference=bool(cell.get("allow_reference", False)),
+        )
         for seed in cell["seeds"]
         for recipe in cell["recipes"]
     ]

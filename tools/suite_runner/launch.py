@@ -61,7 +61,7 @@ def command_of(run: Run, record: Path, work_dir: Path, threads: int) -> list[str
     ):
         if pairs:
             command += [flag, *(f"{name}={_argument(value)}" for name, value in pairs.items())]
-    return command
+    return [*command, "--allow-reference"] if run.allow_reference else command
 
 
 def start(run: Run, record: Path, work_dir: Path, threads: int, lock: IO, attempt: int) -> Job:
