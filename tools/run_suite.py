@@ -3,8 +3,8 @@
 
 A suite is a JSON file: {"about": "...", "cells": [{"config": FILE, "recipes": [...],
 "seeds": [...], "settings": {DAQConfig field: value}, "options": {"max_epochs": N, dotted.key:
-value}, "label": "...", "allow_reference": true}]}; the last four may be left out, and `settings` may
-be a list, each entry of which is a training of its own. Each training is a process of
+value}, "label": "...", "allow_reference": true}]}. The last four may be left out, and `settings`
+may be a list, each entry of which is a training of its own. Each training is a process of
 tools/train.py with its own log; one that fails is reported, and the others go on. Several suites
 may run at the same time, on the same records too: a run is trained by one of them.
 """
