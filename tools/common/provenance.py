@@ -52,7 +52,7 @@ def provenance(arguments: dict[str, Any] | None = None) -> dict[str, Any]:
 def write_json(path: Path, document: Any) -> None:
     """Write a document so that a reader never finds half of it; makes the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.part")
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
     unfinished.write_text(json.dumps(document, indent=1) + "\n")
     unfinished.replace(path)
 
