@@ -16,6 +16,7 @@ Video number i of a split depends on (seed, split, i, side, frames) alone.
 """
 
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -61,26 +62,41 @@ def prepare(
     Returns:
         False if the complete set was there already.
     """
-    if side not in SIDES:
-        raise ValueError(f"--video-size must be one of {SIDES}, got {side}")
-    if frames < 8:
-        raise ValueError(f"--video-frames must be at least 8, got {frames}")
+    check_size(side, frames)
     parameters = dict(
         kind="digits_video", version=VERSION, seed=seed, counts=counts, side=side, frames=frames
     )
     if store.open_folder(folder, parameters, overwrite=overwrite):
         return False
-    files, texts = {}, {"classes.txt": "\n".join((*CLASSES, "")).encode()}
+    make = partial(make_video, seed=seed, side=side, frames=frames)
+    build(folder, parameters, make, CLASSES, workers=workers)
+    return True
+
+
+def check_size(side: int, frames: int) -> None:
+    """Raises ValueError for a size that cannot be made."""
+    if side not in SIDES:
+        raise ValueError(f"--video-size must be one of {SIDES}, got {side}")
+    if frames < 8:
+        raise ValueError(f"--video-frames must be at least 8, got {frames}")
+
+
+def build(
+    folder: Path, parameters: dict, make: Callable, classes: tuple[str, ...], *, workers: int
+) -> None:
+    """Makes both splits by `make(index, split=...)`, their lists, and the manifest."""
+    files, texts = {}, {"classes.txt": "\n".join((*classes, "")).encode()}
     for split in digits.SPLITS:
-        make = partial(make_video, split=split, seed=seed, side=side, frames=frames)
-        records, made = store.build_split(folder, split, counts[split], make, workers=workers)
+        count = parameters["counts"][split]
+        records, made = store.build_split(
+            folder, split, count, partial(make, split=split), workers=workers
+        )
         files.update(made)
         texts[f"{split}.txt"] = "".join(
             f"{record['file']} {record['label']}\n" for record in records
         ).encode()
         texts[f"{split}_samples.json"] = store.dump_json([record["samples"] for record in records])
     store.finish(folder, parameters, files, texts)
-    return True
 
 
 def make_video(
@@ -91,12 +107,12 @@ def make_video(
     label = index % len(CLASSES)
     shape, motion = SHAPES[label // len(MOTIONS)], MOTIONS[label % len(MOTIONS)]
     sample = int(rng.choice(digits.split_indexes(split, seed)[shape]))
-    clip = _render(rng, _path(rng, motion, frames) * side, sample, side)
+    clip = _render(rng, motion_path(rng, motion, frames) * side, sample, side)
     name = f"{index:06d}.avi"
     return name, encode(clip), dict(file=name, label=label, samples=[sample])
 
 
-def _path(rng: np.random.Generator, motion: str, frames: int) -> np.ndarray:
+def motion_path(rng: np.random.Generator, motion: str, frames: int) -> np.ndarray:
     """(frames, 2) places x, y as shares of the side; y points down."""
     start = rng.uniform(0, 1, 2)
     speed, radius = rng.uniform(*SPEED), rng.uniform(*RADIUS)
@@ -123,13 +139,13 @@ def _render(rng: np.random.Generator, path: np.ndarray, sample: int, side: int) 
     sigma = rng.uniform(0.01, 0.03)
     clip = np.empty((len(path), side, side, 3), np.uint8)
     for number, (x, y) in enumerate(path):
-        alpha = _on_torus(ink, x, y, side)[..., None]
+        alpha = on_torus(ink, x, y, side)[..., None]
         picture = ground + alpha * (colour - ground)
         clip[number] = clutter.to_bytes(picture, rng.normal(0, sigma, picture.shape))
     return clip
 
 
-def _on_torus(ink: np.ndarray, x: float, y: float, side: int) -> np.ndarray:
+def on_torus(ink: np.ndarray, x: float, y: float, side: int) -> np.ndarray:
     """(side, side) alpha of `ink` with its corner at (x, y) px, wrapped round the borders."""
     matrix = np.array([[1, 0, x % 1.0], [0, 1, y % 1.0]], np.float64)
     patch = np.zeros((side, side), np.float32)
