@@ -11,6 +11,7 @@ from .classifier import ClassificationHead, ImageClassifier
 from .datasets import CIFAR10, ImageFolder
 from .inception_v3 import InceptionV3
 from .metrics import Accuracy
+from .narrow_vgg import NarrowVGG
 from .resnet_cifar import CIFARResNet
 from .transforms import PackImage, PaddedRandomCrop, RandomResizedCrop, ResizeShortSide
 
@@ -23,6 +24,7 @@ __all__ = [
     "ImageFolder",
     "InceptionV3",
     "NarrowC3D",
+    "NarrowVGG",
     "PackImage",
     "PaddedRandomCrop",
     "RandomResizedCrop",

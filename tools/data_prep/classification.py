@@ -1,6 +1,6 @@
 """The classification set: one handwritten digit in each cluttered picture, a folder a class.
 
-A digit varies in sample (writer), height (30 to 75% of the side), place, aspect, rotation, contrast
+A digit varies in sample (writer), height (45 to 85% of the side), place, aspect, rotation, contrast
 and polarity. Around and partly over it lie strokes and fragments of other digits of the same ink,
 so that neither a colour nor a few strokes tell the class. Picture number i of a split depends on
 (seed, split, i, side) alone, hence not on workers or on the number of pictures.
@@ -16,11 +16,11 @@ from data_prep import clutter, digits, store
 
 VERSION = 1
 CLASSES = tuple("0123456789")
-HEIGHTS = (0.3, 0.75)
-"""Height of the digit as a share of the picture's side: 19 to 48 px of 64."""
-FRAGMENTS = (3, 8)
+HEIGHTS = (0.45, 0.85)
+"""Height of the digit as a share of the picture's side: 29 to 54 px of 64."""
+FRAGMENTS = (1, 5)
 """Number of fragments of other digits, both ends included."""
-FRAGMENT_SIDE = (0.12, 0.25)
+FRAGMENT_SIDE = (0.1, 0.22)
 """Side of a fragment as a share of the picture's side."""
 
 
@@ -67,23 +67,23 @@ def make_picture(index: int, *, split: str, seed: int, side: int) -> tuple[str, 
     samples = digits.split_indexes(split, seed)
     label = index % len(CLASSES)
     sample = int(rng.choice(samples[label]))
-    picture = clutter.background(rng, side, texture=0.05)
-    clutter.add_strokes(rng, picture, int(rng.integers(1, 5)))
+    picture = clutter.background(rng, side, texture=0.04)
+    clutter.add_strokes(rng, picture, int(rng.integers(0, 4)))
     ink = digits.draw_glyph(
         sample,
         height=side * float(np.exp(rng.uniform(*np.log(HEIGHTS)))),
-        angle=float(rng.uniform(-25, 25)),
+        angle=float(rng.uniform(-20, 20)),
         aspect=float(rng.uniform(0.75, 1.2)),
     )[:side, :side]
     h, w = ink.shape
     x, y = int(rng.integers(0, side - w + 1)), int(rng.integers(0, side - h + 1))
     ground = picture[y : y + h, x : x + w].mean((0, 1))
-    colour = clutter.ink_colour(rng, ground, float(rng.uniform(0.25, 0.6)))
+    colour = clutter.ink_colour(rng, ground, float(rng.uniform(0.3, 0.65)))
     others = add_fragments(rng, picture, samples, label, colour)
     patch = picture[y : y + h, x : x + w]
     patch += ink[..., None] * (colour - patch)
-    clutter.add_strokes(rng, picture, int(rng.integers(1, 3)))
-    noise = rng.normal(0, rng.uniform(0.02, 0.06), picture.shape)
+    clutter.add_strokes(rng, picture, int(rng.integers(0, 3)))
+    noise = rng.normal(0, rng.uniform(0.02, 0.05), picture.shape)
     ok, png = cv2.imencode(".png", clutter.to_bytes(picture, noise))
     if not ok:
         raise RuntimeError("OpenCV could not encode a PNG")
@@ -105,7 +105,7 @@ def add_fragments(
         other = int((label + rng.integers(1, len(CLASSES))) % len(CLASSES))
         sample = int(rng.choice(samples[other]))
         height = side * float(rng.uniform(*HEIGHTS))
-        ink = digits.draw_glyph(sample, height=height, angle=float(rng.uniform(-25, 25)))
+        ink = digits.draw_glyph(sample, height=height, angle=float(rng.uniform(-20, 20)))
         edge = int(side * rng.uniform(*FRAGMENT_SIDE))
         top = int(rng.integers(0, max(1, ink.shape[0] - edge)))
         left = int(rng.integers(0, max(1, ink.shape[1] - edge)))

@@ -1,1 +1,0 @@
-_base_ = ['./mobilenet_v2_imagenet_fp32.py', '../_base_/int8.py']
