@@ -185,7 +185,7 @@ def test_videos_decode(video_set):
 def test_one_frame_does_not_tell_the_motion(motion):
     """In every frame the place is uniform on the torus, whatever the motion."""
     rng = np.random.default_rng(0)
-    paths = np.stack([video.motion_path(rng, motion, 16) for _ in range(4000)])
+    paths = np.stack([video._path(rng, motion, 16) for _ in range(4000)])
     for frame in (0, 7, 15):
         for axis in (0, 1):
             counts = np.histogram(paths[:, frame, axis], bins=10, range=(0, 1))[0]
@@ -198,7 +198,7 @@ def test_motions_differ_over_time():
     rng = np.random.default_rng(0)
 
     def steps(motion):
-        path = np.stack([video.motion_path(rng, motion, 16) for _ in range(50)])
+        path = np.stack([video._path(rng, motion, 16) for _ in range(50)])
         return (np.diff(path, axis=1) + 0.5) % 1.0 - 0.5
 
     assert (steps("right")[..., 0] > 0).all() and (steps("left")[..., 0] < 0).all()

@@ -14,4 +14,4 @@ model = dict(
         bgr_to_rgb=True),
     backbone=dict(type='daq_mm.models.CIFARResNet', depth=20),
     head=dict(type='daq_mm.models.ClassificationHead', in_channels=64, num_classes=10))
-train_cfg = dict(max_epochs=6)
+train_cfg = dict(max_epochs=8)

@@ -1,9 +1,8 @@
 _base_ = [
     '../_base_/models/faster_rcnn_r50_fpn_digits.py',
     '../_base_/datasets/digits_detection.py',
-    '../_base_/schedules/sgd_cosine.py',
+    '../_base_/schedules/adamw_cosine.py',
     '../_base_/runtimes/mmdet_digits.py',
 ]
 
-train_cfg = dict(max_epochs=5)
-optim_wrapper = dict(optimizer=dict(lr=0.02))
+train_cfg = dict(max_epochs=3)

@@ -2,12 +2,11 @@
 _base_ = [
     '../_base_/models/retinanet_r18_fpn_digits.py',
     '../_base_/datasets/digits_detection.py',
-    '../_base_/schedules/sgd_cosine.py',
+    '../_base_/schedules/adamw_cosine.py',
     '../_base_/runtimes/mmdet_digits.py',
 ]
 
 model = dict(
     backbone=dict(depth=50, base_channels=32),
     neck=dict(in_channels=[128, 256, 512, 1024]))
-train_cfg = dict(max_epochs=4)
-optim_wrapper = dict(optimizer=dict(lr=0.03))
+train_cfg = dict(max_epochs=3)

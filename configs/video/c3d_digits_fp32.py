@@ -2,7 +2,7 @@
 # pooling instead of the two linear layers.
 _base_ = [
     '../_base_/datasets/digits_video.py',
-    '../_base_/schedules/sgd_cosine.py',
+    '../_base_/schedules/adamw_cosine.py',
     '../_base_/runtimes/mmaction_digits.py',
 ]
 
@@ -23,5 +23,4 @@ model = dict(
         mean=[127.5, 127.5, 127.5],
         std=[64.0, 64.0, 64.0],
         format_shape='NCTHW'))
-train_cfg = dict(max_epochs=4)
-optim_wrapper = dict(optimizer=dict(lr=0.02))
+train_cfg = dict(max_epochs=3)

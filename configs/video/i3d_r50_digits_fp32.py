@@ -2,7 +2,7 @@
 # is halved in the last two stages instead of the stem.
 _base_ = [
     '../_base_/datasets/digits_video.py',
-    '../_base_/schedules/sgd_cosine.py',
+    '../_base_/schedules/adamw_cosine.py',
     '../_base_/runtimes/mmaction_digits.py',
 ]
 
@@ -35,5 +35,4 @@ model = dict(
         mean=[127.5, 127.5, 127.5],
         std=[64.0, 64.0, 64.0],
         format_shape='NCTHW'))
-train_cfg = dict(max_epochs=4)
-optim_wrapper = dict(optimizer=dict(lr=0.02))
+train_cfg = dict(max_epochs=3)

@@ -1,7 +1,7 @@
 # R(2+1)D-R18 of a quarter of the usual width on clips of 8 frames of 56 pixels, trained from scratch.
 _base_ = [
     '../_base_/datasets/digits_video.py',
-    '../_base_/schedules/sgd_cosine.py',
+    '../_base_/schedules/adamw_cosine.py',
     '../_base_/runtimes/mmaction_digits.py',
 ]
 
@@ -36,5 +36,4 @@ model = dict(
         mean=[127.5, 127.5, 127.5],
         std=[64.0, 64.0, 64.0],
         format_shape='NCTHW'))
-train_cfg = dict(max_epochs=4)
-optim_wrapper = dict(optimizer=dict(lr=0.02))
+train_cfg = dict(max_epochs=3)

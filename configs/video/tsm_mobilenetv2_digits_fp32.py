@@ -1,7 +1,7 @@
 # TSM-MobileNetV2 of half the usual width on eight frames of 56 pixels, trained from scratch.
 _base_ = [
     '../_base_/datasets/digits_video_frames.py',
-    '../_base_/schedules/sgd_cosine.py',
+    '../_base_/schedules/adamw_cosine.py',
     '../_base_/runtimes/mmaction_digits.py',
 ]
 
@@ -26,5 +26,4 @@ model = dict(
         mean=[127.5, 127.5, 127.5],
         std=[64.0, 64.0, 64.0],
         format_shape='NCHW'))
-train_cfg = dict(max_epochs=5)
-optim_wrapper = dict(optimizer=dict(lr=0.03))
+train_cfg = dict(max_epochs=3)

@@ -1,7 +1,7 @@
 # TSM-R18 on eight frames of 32 pixels, trained from scratch.
 _base_ = [
     '../_base_/datasets/digits_video_frames.py',
-    '../_base_/schedules/sgd_cosine.py',
+    '../_base_/schedules/adamw_cosine.py',
     '../_base_/runtimes/mmaction_digits.py',
 ]
 
@@ -34,5 +34,4 @@ train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
-train_cfg = dict(max_epochs=5)
-optim_wrapper = dict(optimizer=dict(lr=0.02))
+train_cfg = dict(max_epochs=3)

@@ -1,7 +1,7 @@
-# TSN-R18 on three frames of 56 pixels of the videos whose class is the digit alone.
+# TSN-R18 on three frames of 40 pixels of the videos whose class is the digit alone.
 _base_ = [
     '../_base_/datasets/digits_shape_video.py',
-    '../_base_/schedules/sgd_cosine.py',
+    '../_base_/schedules/adamw_cosine.py',
     '../_base_/runtimes/mmaction_digits.py',
 ]
 
@@ -22,5 +22,12 @@ model = dict(
         mean=[127.5, 127.5, 127.5],
         std=[64.0, 64.0, 64.0],
         format_shape='NCHW'))
-train_cfg = dict(max_epochs=5)
-optim_wrapper = dict(optimizer=dict(lr=0.02))
+
+small = dict(type='Resize', scale=(40, 40), keep_ratio=False)
+train_pipeline = [*_base_.train_pipeline[:3], small, *_base_.train_pipeline[3:]]
+test_pipeline = [*_base_.test_pipeline[:3], small, *_base_.test_pipeline[3:]]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader
+
+train_cfg = dict(max_epochs=4)

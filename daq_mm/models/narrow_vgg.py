@@ -1,4 +1,4 @@
-"""VGG with fewer channels, and SSD's two layers at its end: mmcv's and mmdet's have a fixed width."""
+"""VGG-16 with fewer channels, and SSD's two layers after it: mmdet's has a fixed width."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def make_video(
     label = index % len(CLASSES)
     sample = int(rng.choice(digits.split_indexes(split, seed)[label]))
     motion = video.MOTIONS[int(rng.integers(len(video.MOTIONS)))]
-    path = video.motion_path(rng, motion, frames) * side
+    path = video._path(rng, motion, frames) * side
     name = f"{index:06d}.avi"
     content = video.encode(_render(rng, path, sample, side))
     return name, content, dict(file=name, label=label, samples=[sample])
@@ -69,7 +69,7 @@ def _render(rng: np.random.Generator, path: np.ndarray, sample: int, side: int) 
     sigma = rng.uniform(0.03, 0.08)
     clip = np.empty((len(path), side, side, 3), np.uint8)
     for number, (x, y) in enumerate(path):
-        alpha = video.on_torus(ink, x, y, side)[..., None]
+        alpha = video._on_torus(ink, x, y, side)[..., None]
         picture = ground + alpha * (colour - ground)
         clutter.add_strokes(rng, picture, int(rng.integers(1, 5)))
         clip[number] = clutter.to_bytes(picture, rng.normal(0, sigma, picture.shape))

@@ -107,12 +107,12 @@ def make_video(
     label = index % len(CLASSES)
     shape, motion = SHAPES[label // len(MOTIONS)], MOTIONS[label % len(MOTIONS)]
     sample = int(rng.choice(digits.split_indexes(split, seed)[shape]))
-    clip = _render(rng, motion_path(rng, motion, frames) * side, sample, side)
+    clip = _render(rng, _path(rng, motion, frames) * side, sample, side)
     name = f"{index:06d}.avi"
     return name, encode(clip), dict(file=name, label=label, samples=[sample])
 
 
-def motion_path(rng: np.random.Generator, motion: str, frames: int) -> np.ndarray:
+def _path(rng: np.random.Generator, motion: str, frames: int) -> np.ndarray:
     """(frames, 2) places x, y as shares of the side; y points down."""
     start = rng.uniform(0, 1, 2)
     speed, radius = rng.uniform(*SPEED), rng.uniform(*RADIUS)
@@ -139,13 +139,13 @@ def _render(rng: np.random.Generator, path: np.ndarray, sample: int, side: int) 
     sigma = rng.uniform(0.01, 0.03)
     clip = np.empty((len(path), side, side, 3), np.uint8)
     for number, (x, y) in enumerate(path):
-        alpha = on_torus(ink, x, y, side)[..., None]
+        alpha = _on_torus(ink, x, y, side)[..., None]
         picture = ground + alpha * (colour - ground)
         clip[number] = clutter.to_bytes(picture, rng.normal(0, sigma, picture.shape))
     return clip
 
 
-def on_torus(ink: np.ndarray, x: float, y: float, side: int) -> np.ndarray:
+def _on_torus(ink: np.ndarray, x: float, y: float, side: int) -> np.ndarray:
     """(side, side) alpha of `ink` with its corner at (x, y) px, wrapped round the borders."""
     matrix = np.array([[1, 0, x % 1.0], [0, 1, y % 1.0]], np.float64)
     patch = np.zeros((side, side), np.float32)

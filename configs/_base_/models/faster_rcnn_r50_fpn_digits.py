@@ -1,5 +1,6 @@
-# Faster R-CNN-R50-FPN for 96-pixel pictures, trained from scratch: half the usual width, levels
-# P2..P4, anchors from 16 pixels, 64 regions a picture and linear layers of 256.
+# Faster R-CNN-R50-FPN for 96-pixel pictures, trained from scratch: half the backbone's usual width, a
+# quarter of the FPN's, levels P3..P5, anchors from 16 pixels, 64 regions a picture and linear layers
+# of 256.
 model = dict(
     type='FasterRCNN',
     data_preprocessor=dict(
@@ -23,14 +24,15 @@ model = dict(
         type='FPN',
         in_channels=[128, 256, 512, 1024],
         out_channels=64,
+        start_level=1,
         norm_cfg=dict(type='BN', requires_grad=True),
-        num_outs=4),
+        num_outs=3),
     rpn_head=dict(
         type='RPNHead',
         in_channels=64,
         feat_channels=64,
         anchor_generator=dict(
-            type='AnchorGenerator', scales=[4], ratios=[1.0, 2.0], strides=[4, 8, 16, 32]),
+            type='AnchorGenerator', scales=[2, 3], ratios=[1.0, 2.0], strides=[8, 16, 32]),
         bbox_coder=dict(
             type='DeltaXYWHBBoxCoder',
             target_means=[.0, .0, .0, .0],
@@ -43,8 +45,8 @@ model = dict(
             type='SingleRoIExtractor',
             roi_layer=dict(type='RoIAlign', output_size=7, sampling_ratio=2),
             out_channels=64,
-            featmap_strides=[4, 8, 16],
-            finest_scale=24),
+            featmap_strides=[8, 16],
+            finest_scale=32),
         bbox_head=dict(
             type='Shared2FCBBoxHead',
             in_channels=64,

@@ -1,5 +1,5 @@
-# FCOS-R50-FPN for 96-pixel pictures, trained from scratch: half the usual width, two convolutions a
-# branch, levels P3..P5.
+# FCOS-R50-FPN for 96-pixel pictures, trained from scratch: half the backbone's usual width, a quarter
+# of the FPN's, two convolutions a branch, levels P3..P5.
 model = dict(
     type='FCOS',
     data_preprocessor=dict(
@@ -22,16 +22,16 @@ model = dict(
     neck=dict(
         type='FPN',
         in_channels=[128, 256, 512, 1024],
-        out_channels=128,
+        out_channels=64,
         start_level=1,
         norm_cfg=dict(type='BN', requires_grad=True),
         num_outs=3),
     bbox_head=dict(
         type='FCOSHead',
         num_classes=10,
-        in_channels=128,
+        in_channels=64,
         stacked_convs=2,
-        feat_channels=128,
+        feat_channels=64,
         strides=[8, 16, 32],
         regress_ranges=((-1, 24), (24, 48), (48, 1e8)),
         center_sampling=True,

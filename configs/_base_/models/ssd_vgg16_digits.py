@@ -1,5 +1,5 @@
-# SSD-VGG16 for 96-pixel pictures, trained from scratch: three eighths of the usual width, batch norm
-# in the backbone, three levels.
+# SSD-VGG16 for 96-pixel pictures, trained from scratch: a quarter of the usual width, batch norm in
+# the backbone, three levels.
 model = dict(
     type='SingleStageDetector',
     data_preprocessor=dict(
@@ -8,17 +8,17 @@ model = dict(
         std=[64.0, 64.0, 64.0],
         bgr_to_rgb=True,
         pad_size_divisor=32),
-    backbone=dict(type='daq_mm.models.NarrowVGG', base_channels=24, dilation=2),
+    backbone=dict(type='daq_mm.models.NarrowVGG', base_channels=16, dilation=2),
     neck=dict(
         type='SSDNeck',
-        in_channels=(192, 384),
-        out_channels=(192, 384, 192),
+        in_channels=(128, 256),
+        out_channels=(128, 256, 128),
         level_strides=(2, ),
         level_paddings=(1, ),
         l2_norm_scale=20),
     bbox_head=dict(
         type='SSDHead',
-        in_channels=(192, 384, 192),
+        in_channels=(128, 256, 128),
         num_classes=10,
         anchor_generator=dict(
             type='SSDAnchorGenerator',
