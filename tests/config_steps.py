@@ -106,7 +106,11 @@ def generated_batch(cfg: Config, name: str) -> dict:
     if cfg.default_scope == "mmdet":
         head = cfg.model.get("bbox_head") or cfg.model.roi_head.bbox_head
         # SSD's anchors and its last, unpadded levels need the real size
-        return detection_batch(300 if name.startswith("ssd300") else 96, head.num_classes)
+        side = 300 if name.startswith("ssd300") else 96
+        # SSDLite's last map has one pixel, of which batch norm needs two
+        count = 2 if name.startswith("ssdlite") else 1
+        batches = [detection_batch(side, head.num_classes) for _ in range(count)]
+        return {key: [batch[key][0] for batch in batches] for key in batches[0]}
     if cfg.model.type == "Recognizer2D":
         clip = (8 if cfg.model.cls_head.type == "TSMHead" else 3, 3, 48, 48)
     elif cfg.model.backbone.type == "C3D":  # its linear layers need the real size

@@ -52,6 +52,7 @@ SLOW = (
     "_r50_fpn_voc",
     "ssdlite_mobilenetv2_coco",
     "vgg16_imagenet",
+    "alexnet_imagenet",
     "tsm_mobilenetv2_ucf101",
 )
 

@@ -1,7 +1,7 @@
 # AlexNet on pictures of 64 pixels, with linear layers of 512 instead of 4096.
 _base_ = [
     '../_base_/datasets/digits_classification.py',
-    '../_base_/schedules/sgd_cosine.py',
+    '../_base_/schedules/adamw_cosine.py',
     '../_base_/runtimes/classification.py',
 ]
 
@@ -15,5 +15,6 @@ model = dict(
     init_cfg=dict(type='Kaiming', layer='Conv2d'),
     backbone=dict(type='mmcv.cnn.AlexNet'),
     head=dict(type='daq_mm.models.ClassificationHead', in_channels=256, num_classes=10, hidden=(512, 512), dropout=0.5))
-train_cfg = dict(max_epochs=16)
-optim_wrapper = dict(optimizer=dict(lr=0.01))
+train_cfg = dict(max_epochs=14)
+# without batch norm
+optim_wrapper = dict(optimizer=dict(lr=5e-4))

@@ -1,7 +1,7 @@
 # ResNet-20 as for CIFAR, on pictures of 32 pixels.
 _base_ = [
     '../_base_/datasets/digits_classification_32.py',
-    '../_base_/schedules/sgd_cosine.py',
+    '../_base_/schedules/adamw_cosine.py',
     '../_base_/runtimes/classification.py',
 ]
 

@@ -1,7 +1,7 @@
 # VGG-16 with batch norm, on pictures of 32 pixels, with one linear layer instead of three.
 _base_ = [
     '../_base_/datasets/digits_classification_32.py',
-    '../_base_/schedules/sgd_cosine.py',
+    '../_base_/schedules/adamw_cosine.py',
     '../_base_/runtimes/classification.py',
 ]
 
@@ -15,4 +15,5 @@ model = dict(
     init_cfg=dict(type='Kaiming', layer='Conv2d'),
     backbone=dict(type='mmcv.cnn.VGG', depth=16, with_bn=True, bn_eval=False, out_indices=(4, )),
     head=dict(type='daq_mm.models.ClassificationHead', in_channels=512, num_classes=10, dropout=0.2))
+
 train_cfg = dict(max_epochs=4)

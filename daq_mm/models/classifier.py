@@ -90,7 +90,8 @@ class ClassificationHead(BaseModule):
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         if init_cfg is None:
-            init_cfg = dict(type="Normal", layer="Linear", std=0.01)
+            last = dict(type="Normal", name="classifier", std=0.01)
+            init_cfg = dict(type="Kaiming", layer="Linear", mode="fan_in", override=last)
         super().__init__(init_cfg=init_cfg)
         if num_classes < 2:
             raise ValueError(f"num_classes={num_classes} must be at least 2")
