@@ -67,6 +67,8 @@ def test_cifar_resnet_shortcut_adds_zero_channels():
 def test_narrow_vgg_and_c3d_maps():
     fine, coarse = models.NarrowVGG(base_channels=4, dilation=2)(torch.rand(1, 3, 96, 96))
     assert fine.shape == (1, 32, 12, 12) and coarse.shape == (1, 64, 6, 6)
+    fine, coarse = models.NarrowVGG(base_channels=4)(torch.rand(1, 3, 32, 32))
+    assert fine.shape == (1, 32, 4, 4) and coarse.shape == (1, 32, 2, 2)
     clip = torch.rand(1, 3, 16, 112, 112)
     with torch.device("meta"):
         network = models.NarrowC3D(base_channels=64)

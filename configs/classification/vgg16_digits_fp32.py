@@ -1,4 +1,5 @@
-# VGG-16 with batch norm, on pictures of 32 pixels, with one linear layer instead of three.
+# VGG-16 of half the usual width with batch norm, on pictures of 32 pixels, with one linear layer
+# instead of three.
 _base_ = [
     '../_base_/datasets/digits_classification_32.py',
     '../_base_/schedules/adamw_cosine.py',
@@ -12,8 +13,7 @@ model = dict(
         mean=[127.5, 127.5, 127.5],
         std=[64.0, 64.0, 64.0],
         bgr_to_rgb=True),
-    init_cfg=dict(type='Kaiming', layer='Conv2d'),
-    backbone=dict(type='mmcv.cnn.VGG', depth=16, with_bn=True, bn_eval=False, out_indices=(4, )),
-    head=dict(type='daq_mm.models.ClassificationHead', in_channels=512, num_classes=10, dropout=0.2))
+    backbone=dict(type='daq_mm.models.NarrowVGG', base_channels=32),
+    head=dict(type='daq_mm.models.ClassificationHead', in_channels=256, num_classes=10, dropout=0.2))
 
-train_cfg = dict(max_epochs=4)
+train_cfg = dict(max_epochs=8)

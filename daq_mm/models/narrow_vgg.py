@@ -1,4 +1,4 @@
-"""VGG-16 with fewer channels, and SSD's two layers after it: mmdet's has a fixed width."""
+"""VGG-16 with fewer channels, as a classifier's and as SSD's backbone: mmcv's has a fixed width."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from torch import nn
 
 
 class NarrowVGG(BaseModule):
-    """VGG-16 with batch norm as SSD uses it: feature maps of the fourth stage and of the end.
+    """VGG-16 with batch norm: feature maps of the fourth stage and of the end.
 
     Args:
         base_channels: of the first stage; 64 is the published width.
-        dilation: of the 3x3 convolution that stands for VGG's first linear layer ("fc6"); SSD has
-            6, for maps of 19 pixels.
+        dilation: None ends with the fifth stage. A number ends as SSD does, with two convolutions
+            in place of VGG's linear layers, the first of them 3x3 with this dilation; SSD has 6,
+            for maps of 19 pixels.
 
-    The maps have strides 8 and 16, and 8 and 16 times `base_channels`.
+    The maps have strides 8 and 16, and 8 and 8 (in SSD 16) times `base_channels`.
     """
 
     #: (factor on base_channels, convolutions) of each stage; a pooling lies between two.
@@ -26,7 +27,7 @@ class NarrowVGG(BaseModule):
     def __init__(
         self,
         base_channels: int = 32,
-        dilation: int = 6,
+        dilation: int | None = None,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         if init_cfg is None:
@@ -43,9 +44,10 @@ class NarrowVGG(BaseModule):
             if number == 3:
                 self.features = nn.Sequential(*layers)
                 layers = []
-        layers.append(nn.MaxPool2d(3, stride=1, padding=1))
-        layers += _conv(inside, 2 * inside, 3, padding=dilation, dilation=dilation)
-        layers += _conv(2 * inside, 2 * inside, 1)
+        if dilation is not None:
+            layers.append(nn.MaxPool2d(3, stride=1, padding=1))
+            layers += _conv(inside, 2 * inside, 3, padding=dilation, dilation=dilation)
+            layers += _conv(2 * inside, 2 * inside, 1)
         self.last = nn.Sequential(*layers)
 
     def forward(self, x: torch.Tensor) -> Sequence[torch.Tensor]:
