@@ -109,7 +109,7 @@ def test_classifier_modes(classifier):
     picked = logits.double().log_softmax(1)[[0, 1], labels]
     torch.testing.assert_close(loss.double(), -picked.mean(), rtol=1e-6, atol=0)
     found = classifier(x, samples(*labels), mode="predict")
-    torch.testing.assert_close(found[1].pred_scores, logits[1].softmax(0))
+    torch.testing.assert_close(found[1].pred_score, logits[1].softmax(0))
     with pytest.raises(ValueError, match="mode='train' is unknown"):
         classifier(x, mode="train")
 
@@ -128,7 +128,7 @@ def test_accuracy_counts_ties_and_nan_as_wrong():
     scores = [[0.5, 0.3, 0.2], [0.2, 0.3, 0.5], [0.4, 0.4, 0.2], [float("nan")] * 3]
     metric.process(
         {},
-        [dict(pred_scores=torch.tensor(s), gt_label=torch.tensor(0)) for s in scores],
+        [dict(pred_score=torch.tensor(s), gt_label=torch.tensor(0)) for s in scores],
     )
     found = metric.evaluate(4)
     assert found == {"accuracy/top1": 0.25, "accuracy/top2": 0.5}

@@ -12,9 +12,9 @@ model = dict(
         mean=[127.5, 127.5, 127.5],
         std=[64.0, 64.0, 64.0],
         bgr_to_rgb=True),
-    init_cfg=dict(type='Kaiming', layer='Conv2d'),
+    init_cfg=dict(type='Kaiming', layer='Conv2d', mode='fan_in'),
     backbone=dict(type='mmcv.cnn.AlexNet'),
-    head=dict(type='daq_mm.models.ClassificationHead', in_channels=256, num_classes=10, hidden=(512, 512), dropout=0.5))
+    head=dict(type='daq_mm.models.ClassificationHead', in_channels=256, num_classes=10, hidden=(512, 512), dropout=0.3))
 train_cfg = dict(max_epochs=14)
 # without batch norm
 optim_wrapper = dict(optimizer=dict(lr=5e-4))

@@ -47,7 +47,7 @@ class ImageClassifier(BaseModel):
             inputs: (N, 3, H, W) float.
             data_samples: one a picture with `gt_label`, an int64 scalar; needed for 'loss'.
             mode: 'tensor' gives logits (N, classes); 'loss' a dict of losses; 'predict' a sample a
-                picture with `pred_scores` (classes,), float32 probabilities.
+                picture with `pred_score` (classes,), float32 probabilities.
         """
         features = self.backbone(inputs)
         logits = self.head(features if isinstance(features, torch.Tensor) else features[-1])
@@ -59,7 +59,7 @@ class ImageClassifier(BaseModel):
         if mode == "predict":
             samples = data_samples or [BaseDataElement() for _ in logits]
             for sample, scores in zip(samples, logits.float().softmax(1)):
-                sample.pred_scores = scores
+                sample.pred_score = scores
             return samples
         raise ValueError(f"mode={mode!r} is unknown; allowed: tensor, loss, predict")
 

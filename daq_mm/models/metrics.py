@@ -10,7 +10,8 @@ from mmengine.evaluator import BaseMetric
 class Accuracy(BaseMetric):
     """Share of pictures whose label is among the k highest scores, between 0 and 1.
 
-    Gives `accuracy/top{k}` for each k. mmpretrain's metric of the same name gives hundredths.
+    Gives `accuracy/top{k}` for each k. mmpretrain's metric of the same name gives hundredths; its
+    samples have the same fields, so this one serves its models too.
 
     Args:
         topk: numbers k.
@@ -26,7 +27,7 @@ class Accuracy(BaseMetric):
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Keeps the rank of the label among each picture's scores, 0 for the highest."""
         for sample in data_samples:
-            scores = sample["pred_scores"]
+            scores = sample["pred_score"]
             own = scores[sample["gt_label"]]
             # of equal scores the label's counts as the lowest; so does a score that is not a number
             self.results.append(len(scores) - 1 - int((scores < own).sum()))
