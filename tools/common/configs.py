@@ -144,6 +144,8 @@ def dataset_paths(dataset: dict) -> list[Path]:
     root = Path(dataset.get("data_root") or ".")
     paths = [root / dataset["ann_file"]] if dataset.get("ann_file") else []
     prefixes = dataset.get("data_prefix") or {}
+    if isinstance(prefixes, str):  # as mmpretrain writes it
+        prefixes = {"img_path": prefixes}
     return paths + [root / prefix for prefix in prefixes.values() if prefix]
 
 
