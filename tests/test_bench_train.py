@@ -107,12 +107,23 @@ def test_memory_of_a_mode():
         assert peak["peak"] >= peak["idle"] > 0
 
 
-def test_memory_of_convolutions_that_are_not_called_is_unknown():
-    network = networks.Network(ToyNetwork().train(), toy_batch)
-    network.module.unused = torch.nn.Conv2d(1, 1, 1)
-    kept = memory.saved_for_backward(Trainer(network, modes.MODES["fp32"], setting()))
-    assert (kept["convolutions"], kept["int8_layers"]) == (None, None)
-    assert kept["all"] > 0
+def test_memory_of_fused_convolutions_is_not_told_apart():
+    def fused_network():
+        conv, norm = torch.nn.Conv2d, torch.nn.BatchNorm2d
+        return networks.Network(
+            torch.nn.Sequential(
+                *(conv(3, 4, 1), conv(4, 4, 1), norm(4), torch.nn.ReLU(), torch.nn.Flatten()),
+                *(torch.nn.LazyLinear(1), torch.nn.Flatten(0), torch.nn.Softmax(0)),
+            ).train(),
+            lambda n, device: (torch.randn(n, 3, 8, 8, device=device),),
+        )
+
+    network = fused_network()
+    network.module(*network.batch(2, torch.device("cpu")))
+    fused = memory.saved_for_backward(Trainer(network, modes.MODES["int8-fused-fp32"], setting()))
+    apart = memory.saved_for_backward(Trainer(network, modes.MODES["int8"], setting()))
+    assert (fused["convolutions"], fused["int8_layers"]) == (None, None)
+    assert 0 < fused["all"] < apart["all"]
 
 
 def test_tables_of_modes():

@@ -111,6 +111,7 @@ def saved_for_backward(trainer: Trainer) -> dict[str, int | None]:
     own = {p.untyped_storage().data_ptr() for p in trainer.module.parameters()}
     kept: dict[str, dict[int, int]] = {"convolutions": {}, "int8_layers": {}, "all": {}}
     inside: list[tuple[str, ...]] = []
+
     def enter(layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         first = not inputs[0].requires_grad
         inside.append(("convolutions",) if first else ("convolutions", "int8_layers"))
