@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -9,6 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from . import observe, ops
 from .config import DAQConfig
+from .ops.reference import signed_levels
 from .quantizers import build_quantizer
 
 Tensor = torch.Tensor
@@ -20,12 +24,13 @@ class _Int8Convolution(torch.autograd.Function):
     """Forward, grad-input and grad-weight of one layer, each one integer op.
 
     Saved for the backward pass: the 8-bit activation, its two quantization parameters and the
-    weight (the Parameter itself). No float copy of the activation is kept.
+    weight (the Parameter itself). No float copy of the activation is kept, except with
+    grad_weight='float', which keeps it instead of the 8-bit one.
     """
 
     @staticmethod
     def forward(ctx, x, w, bias, layer, stride, padding, dilation, groups, out_dtype):
-        y, q_x, x_qparams = ops.conv_forward(
+        y, q_x, x_qparams = _forward_op(layer.config)(
             x,
             w,
             bias,
@@ -37,11 +42,14 @@ class _Int8Convolution(torch.autograd.Function):
             out_dtype=out_dtype,
         )
         if layer.observer is not None:
-            _observe_forward(layer.observer, x, w, q_x, x_qparams)
-        if not ctx.needs_input_grad[1]:
+            _observe_forward(layer.observer, x, w, q_x, x_qparams, layer.config)
+        float_x = None
+        if ctx.needs_input_grad[1] and layer.config.grad_weight == "float":
+            float_x = x.to(out_dtype)
+        if not ctx.needs_input_grad[1] or float_x is not None:
             # grad-input needs only x's size: keep a view of one byte instead of the activation.
             q_x = q_x.new_empty(()).expand(q_x.shape)
-        ctx.save_for_backward(q_x, x_qparams, w)
+        ctx.save_for_backward(q_x, x_qparams, w, float_x)
         ctx.layer = layer
         ctx.geometry = {
             "stride": stride,
@@ -56,14 +64,14 @@ class _Int8Convolution(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, g):
-        q_x, x_qparams, w = ctx.saved_tensors
+        q_x, x_qparams, w, float_x = ctx.saved_tensors
         config, quantizer = ctx.layer.config, ctx.layer.gradient_quantizer
         seed = quantizer.seed()
         threshold = quantizer.update(g)
         if ctx.layer.observer is not None:
             _observe_backward(ctx.layer.observer, g, threshold, config)
         mask = list(ctx.needs_input_grad[:3])
-        dx, dw, db = ops.conv_backward(
+        dx, dw, db = _backward_op(config)(
             g,
             q_x,
             x_qparams,
@@ -71,11 +79,14 @@ class _Int8Convolution(torch.autograd.Function):
             threshold,
             seed,
             **ctx.geometry,
-            folded=config.grad_input == "folded",
-            channel_grad_weight=config.grad_weight == "channel",
-            output_mask=mask,
+            output_mask=[mask[0], mask[1] and float_x is None, mask[2]],
             x_dtype=ctx.x_dtype,
         )
+        if float_x is not None:
+            dw = ops.float_grad_weight(float_x, g, w, **ctx.geometry)
+        scale = quantizer.update_scale()
+        if scale is not None:
+            dw, db = (dw * scale).to(w.dtype), db * scale
         return (
             dx if mask[0] else None,
             dw if mask[1] else None,
@@ -84,18 +95,49 @@ class _Int8Convolution(torch.autograd.Function):
         )
 
 
-def _observe_forward(observer, x, w, q_x, x_qparams) -> None:
+def _forward_op(config: DAQConfig) -> Callable:
+    """What computes a layer's forward pass: the fused kernels' op where it serves the settings."""
+    if config.activation_bits == config.weight_bits == 8:
+        return ops.conv_forward
+    return partial(ops.composed_forward, x_bits=config.activation_bits, w_bits=config.weight_bits)
+
+
+def _backward_op(config: DAQConfig) -> Callable:
+    """What computes a layer's backward pass: the fused kernels' op where it serves the settings."""
+    by_sample = "sample" in (config.grad_input, config.grad_weight)
+    if config.weight_bits == config.gradient_bits == 8 and not by_sample:
+        return partial(
+            ops.conv_backward,
+            folded=config.grad_input == "folded",
+            channel_grad_weight=config.grad_weight == "channel",
+        )
+    return partial(
+        ops.composed_backward,
+        grad_input=config.grad_input,
+        grad_weight=config.grad_weight,
+        w_bits=config.weight_bits,
+        g_bits=config.gradient_bits,
+    )
+
+
+def _observe_forward(observer, x, w, q_x, x_qparams, config) -> None:
     observer.record("x", x, (q_x.float() - x_qparams[1]) * x_qparams[0])
-    q_w, step = ops.quantize_w(w)
+    q_w, step = ops.quantize_w(w, bits=config.weight_bits)
     observer.record("w", w, q_w.float() * step)
 
 
 def _observe_backward(observer, g, threshold, config) -> None:
-    # The signal-to-noise ratio of the thresholds that grad-weight uses.
-    used = threshold[:-1] if config.grad_weight == "channel" else threshold[-1:]
-    step = (used / 127).view(1, -1, *([1] * (g.dim() - 2)))
-    observer.record("g", g, ops.quantize_g(g, used).float() * step)
-    observer.record_clipping(g, used)
+    # The signal-to-noise ratio of the thresholds that grad-weight uses (grad-input's, where
+    # grad-weight is computed in floating point).
+    column = (-1, *([1] * (g.dim() - 2)))
+    if config.grad_weight == "sample":
+        used = limit = ops.sample_thresholds(g)
+    else:
+        used = threshold[:-1] if config.grad_weight == "channel" else threshold[-1:]
+        limit = used.view(column)
+    q_g = ops.quantize_g(g, used, bits=config.gradient_bits)
+    observer.record("g", g, q_g.float() * (limit / signed_levels(config.gradient_bits)))
+    observer.record_clipping(g, limit)
 
 
 class _Int8Mixin:

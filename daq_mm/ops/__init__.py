@@ -2,7 +2,10 @@
 
 from . import conv, quantize, thresholds  # noqa: F401  (defines the schemas)
 from .backend import backend_of, cpu_capability, kernels_built, set_cpu_capability
+from .composed import composed_backward, composed_forward, sample_thresholds
 from .conv import conv_backward, conv_forward, forward, grad_input, grad_weight
+from .direction import update_direction_threshold
+from .float_grad_weight import float_grad_weight
 from .geometry import MAX_INT32_CONTRACTION, MAX_INT32_CONTRACTION_UNSIGNED, ConvGeometry
 from .quantize import quantize_g, quantize_w, quantize_w_folded, quantize_x
 from .thresholds import update_thresholds
@@ -12,9 +15,12 @@ __all__ = [
     "MAX_INT32_CONTRACTION_UNSIGNED",
     "ConvGeometry",
     "backend_of",
+    "composed_backward",
+    "composed_forward",
     "conv_backward",
     "conv_forward",
     "cpu_capability",
+    "float_grad_weight",
     "forward",
     "grad_input",
     "grad_weight",
@@ -23,6 +29,8 @@ __all__ = [
     "quantize_w",
     "quantize_w_folded",
     "quantize_x",
+    "sample_thresholds",
     "set_cpu_capability",
+    "update_direction_threshold",
     "update_thresholds",
 ]
