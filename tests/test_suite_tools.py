@@ -9,6 +9,7 @@ import collect_results
 import run_suite
 from common.configs import UsageError
 from common.record import read_record
+from daq_mm import DAQConfig
 
 
 def record(recipe="fp32", seed=0, value=0.5, seconds=1.0, finished=True, **fields):
@@ -101,6 +102,36 @@ def test_suite_lists_what_is_missing(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "4 runs, 1 finished before" in out
     assert out.split("\n")[1:4] == ["net-daq-seed0", "net-fp32-seed1", "net-daq-seed1"]
+
+
+def test_settings_are_runs_of_their_own(tmp_path, capsys, monkeypatch):
+    settings = [{}, {"mcs_k": 1.1, "mcs_a": 0.5}]
+    path = suite(tmp_path, recipes=["paper"], seeds=[0], settings=settings, allow_reference=True)
+    folder = tmp_path / "records"
+    assert run_suite.main([str(path), "--records", str(folder), "--dry-run"]) == 0
+    names = capsys.readouterr().out.split("\n")[1:3]
+    assert names == ["net-paper-seed0", "net-paper-mcs_k=1.1-mcs_a=0.5-seed0"]
+    commands = []
+    monkeypatch.setattr(
+        run_suite.subprocess,
+        "run",
+        lambda command, **_: commands.append(command) or run_suite.argparse.Namespace(returncode=0),
+    )
+    assert run_suite.main([str(path), "--records", str(folder)]) == 1  # they left no record
+    assert "--settings" not in commands[0]
+    assert commands[1][-4:] == ["--settings", "mcs_k=1.1", "mcs_a=0.5", "--allow-reference"]
+
+
+@pytest.mark.parametrize("path", sorted((run_suite.TOOLS / "suites").glob("*.json")))
+def test_suites_of_the_repository(path, monkeypatch):
+    """Files exist, DAQConfig takes every setting, no run twice, the reference is asked for."""
+    monkeypatch.chdir(run_suite.TOOLS.parent)
+    runs = run_suite.read_suite(path)
+    assert len({run.name for run in runs}) == len(runs)
+    for run in runs:
+        if run.recipe not in ("fp32", "bf16"):
+            config = DAQConfig.from_recipe(run.recipe, **dict(run.settings))
+            assert bool(config.without_kernels()) <= run.allow_reference
 
 
 def test_a_failed_run_does_not_stop_the_others(tmp_path, monkeypatch, capsys):

@@ -41,6 +41,10 @@ def tiny_data(tmp_path, monkeypatch):
     [
         (["--int8", "papr"], "recipe 'papr' is unknown; allowed: fp32, bf16, daq"),
         (["--threads", "0"], "--threads 0 must be at least 1"),
+        (["--int8", "--settings", "mcs_k=9"], "DAQHook's config: mcs_k * mcs_a=7.2"),
+        (["--int8", "--settings", "mcs_q=1"], "DAQHook's config: unknown setting mcs_q"),
+        (["--recipe", "fp32", "--settings", "mcs_k=1.1"], "have no effect on recipe 'fp32'"),
+        (["--settings", "mcs_k=1.1"], "--settings and --allow-reference need --int8 or --recipe"),
         ([], "does not exist; make the generated sets with `python tools/prepare_data.py all`"),
     ],
 )
@@ -102,6 +106,14 @@ def test_recipes_set_and_read_back(recipe):
     assert recipe_of(cfg) == recipe
     hooks = [hook for hook in cfg.custom_hooks if hook["type"] == "DAQHook"]
     assert len(hooks) == (recipe in ("paper", "daq"))
+
+
+def test_settings_and_reference_reach_the_hook_and_the_names(tiny_data):
+    cfg = merge("--recipe", "paper", "--settings", "mcs_k=1.1", "mcs_a=0.5", "--allow-reference")
+    config = dict(recipe="paper", mcs_k=1.1, mcs_a=0.5)
+    assert cfg.custom_hooks[-1] == dict(type="DAQHook", config=config, allow_reference=True)
+    assert recipe_of(cfg) == "paper, mcs_k=1.1, mcs_a=0.5"
+    assert cfg.work_dir.endswith("fp32_paper-mcs_k=1.1-mcs_a=0.5")
 
 
 def test_stock_config_becomes_int8_by_one_switch(tiny_data):

@@ -14,7 +14,7 @@ from common.record import read_record
 
 KEYS = ["task", "network", "dataset"]
 BASELINE = "fp32"
-ORDER = ["fp32", "bf16", "paper", "daq", "gvq", "mcs", "global"]
+ORDER = ["fp32", "bf16", "paper", "daq", "gvq", "mcs", "global", "ui8", "dorefa", "switchback"]
 MARKERS = ("<!-- {name} begin -->", "<!-- {name} end -->")
 
 

@@ -2,8 +2,10 @@
 """Run the trainings of a suite that have no finished record yet; a killed suite goes on.
 
 A suite is a JSON file: {"about": "...", "cells": [{"config": FILE, "recipes": [...],
-"seeds": [...], "options": {"max_epochs": N, dotted.key: value}}]}. Each training is a process of
-tools/train.py with its own log; one that fails is reported, and the others go on.
+"seeds": [...], "options": {"max_epochs": N, dotted.key: value}, "settings": [{setting of
+DAQConfig: value}, ...], "allow_reference": true}]}. The last three may be left out; each entry of
+`settings` is a training of its own. Each training is a process of tools/train.py with its own log;
+one that fails is reported, and the others go on.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from common.configs import UsageError
 from common.record import read_record
 
 TOOLS = Path(__file__).resolve().parent
-CELL_KEYS = {"config", "recipes", "seeds", "options"}
+CELL_KEYS = {"config", "recipes", "seeds", "options", "settings", "allow_reference"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,11 +35,15 @@ class Run:
     recipe: str
     seed: int
     options: tuple[tuple[str, object], ...]
+    settings: tuple[tuple[str, object], ...] = ()
+    allow_reference: bool = False
 
     @property
     def name(self) -> str:
         """File name of its record, without suffix."""
-        return f"{Path(self.config).stem.removesuffix('_fp32')}-{self.recipe}-seed{self.seed}"
+        words = [Path(self.config).stem.removesuffix("_fp32"), self.recipe]
+        words += [f"{name}={value}" for name, value in self.settings]
+        return "-".join([*words, f"seed{self.seed}"])
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -79,10 +85,12 @@ def read_suite(path: Path) -> list[Run]:
         if not Path(cell["config"]).is_file():
             raise UsageError(f"suite {path} names {cell['config']}, which does not exist")
         options = tuple(sorted(cell.get("options", {}).items()))
+        allow_reference = bool(cell.get("allow_reference", False))
         runs += [
-            Run(cell["config"], recipe, seed, options)
+            Run(cell["config"], recipe, seed, options, tuple(settings.items()), allow_reference)
             for seed in cell["seeds"]
             for recipe in cell["recipes"]
+            for settings in cell.get("settings", [{}])
         ]
     return sorted(runs, key=lambda run: run.seed)
 
@@ -111,6 +119,8 @@ def execute(run: Run, record: Path, work_dir: Path, threads: int) -> tuple[int, 
         *("--recipe", run.recipe, "--seed", str(run.seed), "--threads", str(threads)),
         *("--work-dir", str(work_dir), "--resume", "--record", str(record)),
         *option_arguments(run),
+        *(["--settings", *(f"{k}={v}" for k, v in run.settings)] if run.settings else []),
+        *(["--allow-reference"] if run.allow_reference else []),
     ]
     start = time.monotonic()
     with open(work_dir / "console.log", "a") as log:

@@ -35,6 +35,18 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     precision.add_argument("--amp", action="store_true", help="train under bfloat16 autocast")
     precision.add_argument("--recipe", help="fp32, bf16 or an INT8 recipe; for scripts")
+    parser.add_argument(
+        "--settings",
+        nargs="+",
+        action=DictAction,
+        metavar="KEY=VALUE",
+        help="settings of DAQConfig that replace the recipe's, e.g. mcs_k=1.1",
+    )
+    parser.add_argument(
+        "--allow-reference",
+        action="store_true",
+        help="train in INT8 even where the slow reference has to serve; see DAQHook",
+    )
     parser.add_argument("--work-dir", help="logs, checkpoints (default: work_dirs/CONFIG_RECIPE)")
     parser.add_argument(
         "--resume",
@@ -65,11 +77,14 @@ def merge_args(args: argparse.Namespace):
     if args.threads is not None and args.threads < 1:
         raise UsageError(f"--threads {args.threads} must be at least 1")
     recipe = args.recipe or args.int8 or ("bf16" if args.amp else None)
+    if (args.settings or args.allow_reference) and recipe is None:
+        raise UsageError("--settings and --allow-reference need --int8 or --recipe")
     if recipe:
-        set_recipe(cfg, recipe)
+        set_recipe(cfg, recipe, args.settings, allow_reference=args.allow_reference)
     cfg.launcher = args.launcher
     cfg.randomness = {**(cfg.get("randomness") or {}), "seed": args.seed}
-    name = f"{Path(args.config.split('::')[-1]).stem}_{recipe_of(cfg)}"
+    recipe = recipe_of(cfg).replace(", ", "-")
+    name = f"{Path(args.config.split('::')[-1]).stem}_{recipe}"
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or f"work_dirs/{name}"
     check_data(cfg, ("train", "val"))
     if args.resume:

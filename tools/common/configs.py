@@ -43,7 +43,7 @@ def load_config(path: str, options: dict | None = None) -> Config:
 
 
 def recipe_of(cfg: Config) -> str:
-    """The INT8 recipe of a config; 'bf16' or 'fp32' if it has no DAQHook.
+    """The INT8 recipe of a config and what differs from it; 'bf16' or 'fp32' without DAQHook.
 
     Raises:
         UsageError: settings of DAQHook that DAQConfig refuses.
@@ -51,18 +51,25 @@ def recipe_of(cfg: Config) -> str:
     for hook in cfg.get("custom_hooks") or []:
         if hook.get("type") in ("DAQHook", daq_mm.DAQHook):
             try:
-                return DAQConfig.make(hook.get("config")).recipe
+                return DAQConfig.make(hook.get("config")).summary()
             except (TypeError, ValueError) as error:
                 raise UsageError(f"DAQHook's config: {error}") from error
     wrapper = str((cfg.get("optim_wrapper") or {}).get("type", ""))
     return "bf16" if "BF16" in wrapper or "Amp" in wrapper else "fp32"
 
 
-def set_recipe(cfg: Config, recipe: str) -> None:
+def set_recipe(
+    cfg: Config, recipe: str, settings: dict | None = None, *, allow_reference: bool = False
+) -> None:
     """Make a config train by 'fp32', 'bf16' or an INT8 recipe, whatever it said before.
 
+    Args:
+        settings: fields of DAQConfig that replace the recipe's.
+        allow_reference: as in DAQHook.
+
     Raises:
-        UsageError: a recipe that does not exist.
+        UsageError: a recipe that does not exist, settings that DAQConfig refuses, or settings
+            for a run that is not in INT8.
     """
     if recipe not in ("fp32", "bf16", *RECIPES):
         raise UsageError(
@@ -70,8 +77,14 @@ def set_recipe(cfg: Config, recipe: str) -> None:
         )
     hooks = cfg.get("custom_hooks") or []
     cfg.custom_hooks = [h for h in hooks if h.get("type") not in ("DAQHook", daq_mm.DAQHook)]
+    if settings and recipe not in RECIPES:
+        raise UsageError(f"settings {settings} have no effect on recipe {recipe!r}")
     if recipe in RECIPES:
-        cfg.custom_hooks.append(dict(type="DAQHook", config=dict(recipe=recipe)))
+        hook = dict(type="DAQHook", config=dict(recipe=recipe, **(settings or {})))
+        if allow_reference:
+            hook["allow_reference"] = True
+        cfg.custom_hooks.append(hook)
+        recipe_of(cfg)  # raises for settings that DAQConfig refuses
     elif recipe == "bf16":
         use_bf16(cfg)
 
