@@ -1,0 +1,157 @@
+"""GradientProbe: a hook that looks at the output gradients of a run's convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.hooks import Hook
+from torch import nn
+
+from daq_mm.ops import reference
+
+from . import families
+from .products import product_errors
+
+Tensor = torch.Tensor
+
+#: Weights e^(alpha |g| / max|g|) for which the best clipping is looked for.
+ALPHAS = (0.0, 5.0, 20.0)
+#: Channels (or samples), evenly spread, and values of each, drawn at random with a fixed seed, of
+#: which distances and the best clipping are computed.
+ROWS, VALUES = 48, 4096
+#: Bins of the drawn densities, in standard deviations of each channel (or sample).
+BINS = np.linspace(-6, 6, 121)
+
+
+class ProbeDone(Exception):
+    """The last iteration to look at is over."""
+
+
+class GradientProbe(Hook):
+    """Statistics of every convolution's gradient at some iterations; ends the run after the last.
+
+    A layer that is used several times in an iteration (a detector's head, shared by the levels of
+    a pyramid) counts with its largest gradient.
+
+    Args:
+        iterations: training iterations to look at, counted from 0.
+        drawn: names or shell-style patterns of the layers whose densities are kept for a figure;
+            their maxima are kept at every iteration.
+
+    Attributes:
+        records: one dict an iteration and layer, ready for JSON.
+        maxima: a layer's list, over iterations, of its channels' maxima.
+    """
+
+    priority = "LOWEST"
+
+    def __init__(self, iterations: Sequence[int], drawn: Sequence[str]) -> None:
+        self.iterations = sorted(iterations)
+        self.drawn = tuple(drawn)
+        self.records: list[dict[str, Any]] = []
+        self.maxima: dict[str, list[list[float]]] = {}
+        self._seen: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def before_train(self, runner) -> None:
+        """Watch every convolution; what is kept depends on the iteration."""
+        model = runner.model
+        self.layers = {n: m for n, m in model.named_modules() if _is_conv(m)}
+        names = list(self.layers)
+        for pattern in self.drawn:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise ValueError(f"--layers {pattern!r} matches none of: {', '.join(names)}")
+        self.chosen = [n for n in names if any(fnmatchcase(n, p) for p in self.drawn)]
+        if not self.drawn:
+            self.chosen = [names[i] for i in np.linspace(1, len(names) - 1, 4).astype(int)]
+        for name, module in self.layers.items():
+            module.register_forward_hook(self._watcher(name))
+
+    def _watcher(self, name: str):
+        def forward_hook(module, inputs, output):
+            if output.requires_grad and (self._looking or name in self.chosen):
+                x = inputs[0].detach()
+                output.register_hook(lambda g: self._keep(name, x, g))
+
+        return forward_hook
+
+    def _keep(self, name: str, x: Tensor, g: Tensor) -> None:
+        if name not in self._seen or g.numel() > self._seen[name][1].numel():
+            self._seen[name] = (x, g.detach())
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+        """Forget the last iteration's tensors."""
+        self._looking = runner.iter in self.iterations
+        self._seen.clear()
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        """Compute the statistics, outside of autograd."""
+        for name in self.chosen:
+            if name in self._seen:
+                g = self._seen[name][1]
+                maxima = g.abs().amax((0, *range(2, g.dim()))).tolist()
+                self.maxima.setdefault(name, []).append(maxima)
+        if self._looking:
+            with torch.no_grad():
+                for name, module in self.layers.items():
+                    if name in self._seen:
+                        record = self._look(name, module, *self._seen[name])
+                        self.records.append({"iteration": runner.iter, "layer": name, **record})
+        self._seen.clear()
+        if runner.iter >= self.iterations[-1]:
+            raise ProbeDone
+
+    def _look(self, name: str, module: nn.Module, x: Tensor, g: Tensor) -> dict[str, Any]:
+        g = g.float()
+        record: dict[str, Any] = {"size": list(g.shape)}
+        for kind, view in (("channels", g), ("samples", g.transpose(0, 1))):
+            rows = view.transpose(0, 1).reshape(view.shape[1], -1)
+            some = _spread(rows, ROWS, VALUES)
+            record[kind] = {
+                "tail_probability": reference._tail_probability(view)[:-1].numpy(),
+                "maximum": rows.abs().amax(1).numpy(),
+                "probed": _indices(len(rows), ROWS),
+                "ks_normal": families.ks_normal(some),
+                "ks_inverted_t": families.ks_inverted_t(some),
+            }
+            if kind == "channels":
+                record[kind]["best_clipping"] = families.best_clipping(some, ALPHAS)
+            if name in self.chosen:
+                record[kind]["densities"] = [_density(row) for row in rows.numpy()]
+        if isinstance(module.padding, tuple) and module.padding_mode == "zeros":
+            geometry = {
+                "stride": module.stride,
+                "padding": (*module.padding, *module.padding),
+                "dilation": module.dilation,
+                "groups": module.groups,
+            }
+            weight = module.weight.detach().float()
+            record["snr_db"] = product_errors(x.float(), weight, g, geometry)
+        return record
+
+
+def _is_conv(module: nn.Module) -> bool:
+    return isinstance(module, (nn.Conv2d, nn.Conv3d)) and module.weight.requires_grad
+
+
+def _indices(length: int, most: int) -> np.ndarray:
+    return np.unique(np.linspace(0, length - 1, min(length, most)).astype(int))
+
+
+def _spread(rows: Tensor, most_rows: int, most_values: int) -> np.ndarray:
+    """Some rows of `rows` (channels, n), evenly spread, and some values of each, float64.
+
+    Values are drawn at random: an even spacing could fall in step with the picture's rows.
+    """
+    some = rows[torch.from_numpy(_indices(rows.shape[0], most_rows))]
+    order = torch.randperm(rows.shape[1], generator=torch.Generator().manual_seed(0))
+    return some[:, order[:most_values]].double().numpy()
+
+
+def _density(row: np.ndarray) -> np.ndarray:
+    """Density of one channel's values in units of its own standard deviation."""
+    scale = row.std()
+    return np.histogram(row / (scale if scale > 0 else 1), BINS, density=True)[0]
