@@ -8,7 +8,8 @@ trains the config (or goes on from a checkpoint's weights) up to the last of the
 writes there, for every convolution: the discriminator's P(|g| > sigma) of each channel and each
 sample, their Kolmogorov-Smirnov distances to the two families, the threshold of the smallest
 weighted error, and the errors of 8-bit grad-input and grad-weight with one threshold a tensor or a
-channel. `gradients.json` holds the numbers and where they come from, PNGs show them.
+channel. `summary.json` holds what documents quote and where it comes from, `channels.json` the
+numbers of every channel, PNGs show them.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from common.configs import UsageError, check_checkpoint, check_data, load_config, set_recipe
-from common.provenance import provenance, write_json
+from common.provenance import command, provenance, write_json
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -44,7 +45,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
     parser.add_argument("--work-dir", default="work_dirs/analyze_gradients", help="logs")
     parser.add_argument(
-        "--figures-only", action="store_true", help="draw again from OUT/gradients.json"
+        "--figures-only", action="store_true", help="draw again from the records in OUT"
     )
     args = parser.parse_args(arguments)
     try:
@@ -135,6 +136,9 @@ def summarize(records: list[dict[str, Any]], limit: float) -> dict[str, Any]:
         }
         for family, mask in (("inverted_t", tails <= limit), ("gaussian", tails > limit))
     }
+    summary["fluctuation_of_maxima"] = {
+        r["layer"]: r["fluctuation"] for r in last if "fluctuation" in r
+    }
     names = list(dict.fromkeys(r["layer"] for r in records if "snr_db" in r))
     for product, (plain, vectorized) in figures.VARIANTS.items():
         gains = figures.product_medians(records, names, product, vectorized)
@@ -158,11 +162,11 @@ def plain(value: Any) -> Any:
     return int(value) if isinstance(value, np.integer) else value
 
 
-def draw(document: dict[str, Any], out: Path) -> list[Path]:
+def draw(document: dict[str, Any], records: list[dict[str, Any]], out: Path) -> list[Path]:
     """All figures of a record."""
     from analysis import figures
 
-    records, limit = document["records"], document["summary"]["lambda"]
+    limit = document["summary"]["lambda"]
     title = Path(document["arguments"]["config"].split("::")[-1]).stem
     title = f"{title.removesuffix('_fp32')}, {document['arguments']['recipe']} training"
     drawn = {
@@ -176,28 +180,25 @@ def draw(document: dict[str, Any], out: Path) -> list[Path]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Train, write the record, draw."""
+    """Train, write the records, draw."""
     args = parse_args(arguments)
-    path = args.out / "gradients.json"
+    paths = args.out / "summary.json", args.out / "channels.json"
     if args.figures_only:
-        if not path.is_file():
-            raise UsageError(f"{path} does not exist; run without --figures-only first")
-        document = json.loads(path.read_text())
+        for path in paths:
+            if not path.is_file():
+                raise UsageError(f"{path} does not exist; run without --figures-only first")
+        document, records = (json.loads(path.read_text()) for path in paths)
     else:
         from daq_mm.config import DAQConfig
 
-        probe = train(args)
-        limit = DAQConfig.from_recipe("paper").mcs_lambda
+        records = train(args).records
+        summary = summarize(records, DAQConfig.from_recipe("paper").mcs_lambda)
         settings = {name: value for name, value in vars(args).items() if name != "figures_only"}
-        document = {
-            **provenance(settings),
-            "command": " ".join(["python tools/analyze_gradients.py", *sys.argv[1:]]),
-            "summary": plain(summarize(probe.records, limit)),
-            "maxima": plain(probe.maxima),
-            "records": plain(probe.records),
-        }
-        write_json(path, document)
-    for figure in draw(document, args.out):
+        document = {**provenance(settings), "command": command(), "summary": plain(summary)}
+        records = plain(records)
+        write_json(paths[0], document)
+        paths[1].write_text(json.dumps(records, separators=(",", ":")) + "\n")
+    for figure in draw(document, records, args.out):
         print(figure)
     print(json.dumps(document["summary"], indent=1))
 

@@ -62,14 +62,13 @@ def draw_densities(records: Records, limit: float, title: str):
     for row, record in zip(axes, chosen):
         for axis, kind in zip(row, KINDS):
             tails = np.asarray(record[kind]["tail_probability"])
-            order = np.argsort(tails)
-            shown = order[np.unique(np.linspace(0, len(order) - 1, 10).astype(int))]
-            for index in shown:
-                density = np.asarray(record[kind]["densities"][index])
-                color = cmap(norm(tails[index]))
-                axis.semilogy(centres, np.where(density > 0, density, np.nan), color=color, lw=1.1)
+            shown = record[kind]["drawn"]
+            for index, density in zip(shown, record[kind]["densities"]):
+                floor = np.maximum(density, 1e-5)  # an empty bin, below the axis
+                axis.stairs(floor, BINS, color=cmap(norm(tails[index])), lw=1.1)
+            axis.set_yscale("log")
             axis.semilogy(centres, bell, "k--", lw=1, label="normal law")
-            axis.set_ylim(1e-4, 12)
+            axis.set_ylim(1e-4, 15)
             axis.set_xlim(BINS[0], BINS[-1])
             span = f"P(|g| > σ) {tails.min():.2f} to {tails.max():.2f}"
             axis.set_title(f"{len(shown)} of {len(tails)} {kind}, {span}", fontsize=9)
@@ -129,7 +128,7 @@ def draw_discriminator(records: Records, limit: float, title: str):
         axis.axhline(limit, color="C3", lw=1, label=f"λ = {limit}")
         axis.axhline(NORMAL_TAIL, color="black", lw=1, ls=":", label="normal law, 0.317")
         axis.set_ylabel("P(|g| > σ)")
-        axis.set_ylim(0, 0.5)
+        axis.set_ylim(0, 0.5)  # channels of one sign may lie above: their mean exceeds σ
         words = f"iteration {iteration}: {share:.0%} of all channels inverted-T"
         axis.set_title(words, fontsize=9, loc="left")
         axis.grid(alpha=0.2)
@@ -186,6 +185,7 @@ def draw_products(records: Records, title: str):
             axis.plot(range(len(names)), values, marker, color=color, label=_words(variant), ms=6)
         axis.vlines(range(len(names)), *medians, color="grey", lw=1)
         gain = np.nanmedian(medians[1] - medians[0])
+        _cut(axis, medians)
         axis.set_title(f"{product.replace('_', '-')}: median gain {gain:+.1f} dB", fontsize=10)
         axis.set_ylabel("signal to noise, dB")
         axis.grid(alpha=0.3)
@@ -233,6 +233,19 @@ def draw_clipping(records: Records, limit: float, title: str):
         fontsize=10,
     )
     return figure
+
+
+def _cut(axis, medians: list[np.ndarray], top: float = 60.0) -> None:
+    """Keep the axis below `top` dB and say what lies above: a gradient of few values is exact."""
+    values = np.stack(medians)
+    shown = values[np.isfinite(values) & (values < top)]
+    if shown.size and shown.size < np.isfinite(values).sum():
+        high = shown.max() + 4
+        axis.set_ylim(shown.min() - 3, high)
+        for place in np.flatnonzero((values >= top).any(0)):
+            axis.annotate(
+                f"↑ {np.nanmax(values[:, place]):.0f}", (place, high - 0.5), ha="center", va="top"
+            )
 
 
 def family_distances(records: Records, kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

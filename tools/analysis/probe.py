@@ -19,12 +19,16 @@ from .products import product_errors
 Tensor = torch.Tensor
 
 #: Weights e^(alpha |g| / max|g|) for which the best clipping is looked for.
-ALPHAS = (0.0, 5.0, 20.0)
+ALPHAS = (0.0, 1.0, 2.0, 4.0)
 #: Channels (or samples), evenly spread, and values of each, drawn at random with a fixed seed, of
 #: which distances and the best clipping are computed.
 ROWS, VALUES = 48, 4096
-#: Bins of the drawn densities, in standard deviations of each channel (or sample).
-BINS = np.linspace(-6, 6, 121)
+#: Bins of the drawn densities, in standard deviations of each channel (or sample), and how many
+#: channels (or samples) are drawn, evenly spread over the order of tail probabilities.
+BINS = np.linspace(-6, 6, 97)
+DRAWN = 10
+#: Iterations over which the fluctuation of channels' maxima is told.
+WINDOW = 100
 
 
 class ProbeDone(Exception):
@@ -39,12 +43,11 @@ class GradientProbe(Hook):
 
     Args:
         iterations: training iterations to look at, counted from 0.
-        drawn: names or shell-style patterns of the layers whose densities are kept for a figure;
-            their maxima are kept at every iteration.
+        drawn: names or shell-style patterns of the layers whose densities are kept for a figure,
+            and whose maxima are followed over the last iterations.
 
     Attributes:
-        records: one dict an iteration and layer, ready for JSON.
-        maxima: a layer's list, over iterations, of its channels' maxima.
+        records: one dict an iteration and layer.
     """
 
     priority = "LOWEST"
@@ -53,7 +56,7 @@ class GradientProbe(Hook):
         self.iterations = sorted(iterations)
         self.drawn = tuple(drawn)
         self.records: list[dict[str, Any]] = []
-        self.maxima: dict[str, list[list[float]]] = {}
+        self._maxima: dict[str, list[Tensor]] = {}
         self._seen: dict[str, tuple[Tensor, Tensor]] = {}
 
     def before_train(self, runner) -> None:
@@ -92,8 +95,9 @@ class GradientProbe(Hook):
         for name in self.chosen:
             if name in self._seen:
                 g = self._seen[name][1]
-                maxima = g.abs().amax((0, *range(2, g.dim()))).tolist()
-                self.maxima.setdefault(name, []).append(maxima)
+                maxima = g.abs().amax((0, *range(2, g.dim())))
+                self._maxima.setdefault(name, []).append(maxima)
+                del self._maxima[name][:-WINDOW]
         if self._looking:
             with torch.no_grad():
                 for name, module in self.layers.items():
@@ -120,7 +124,12 @@ class GradientProbe(Hook):
             if kind == "channels":
                 record[kind]["best_clipping"] = families.best_clipping(some, ALPHAS)
             if name in self.chosen:
-                record[kind]["densities"] = [_density(row) for row in rows.numpy()]
+                order = np.argsort(record[kind]["tail_probability"])
+                shown = order[_indices(len(order), DRAWN)]
+                record[kind]["drawn"] = shown
+                record[kind]["densities"] = [_density(row) for row in rows.numpy()[shown]]
+        if name in self.chosen:
+            record["fluctuation"] = fluctuation(torch.stack(self._maxima[name]).numpy())
         if isinstance(module.padding, tuple) and module.padding_mode == "zeros":
             geometry = {
                 "stride": module.stride,
@@ -131,6 +140,25 @@ class GradientProbe(Hook):
             weight = module.weight.detach().float()
             record["snr_db"] = product_errors(x.float(), weight, g, geometry)
         return record
+
+
+def fluctuation(maxima: np.ndarray) -> dict[str, float] | None:
+    """How the maxima (iterations, channels) move: medians over the channels that never are zero.
+
+    `log_std` is the standard deviation of the logarithm, `lag1` its autocorrelation from one
+    iteration to the next; None with fewer than 10 iterations.
+    """
+    logs = np.log(maxima[:, (maxima > 0).all(0)].astype(np.float64))
+    if len(logs) < 10 or logs.shape[1] == 0:
+        return None
+    centred = logs - logs.mean(0)
+    power = np.maximum((centred**2).mean(0), np.finfo(np.float64).tiny)
+    lag1 = (centred[1:] * centred[:-1]).mean(0) / power
+    return {
+        "iterations": len(logs),
+        "log_std": float(np.median(np.sqrt(power))),
+        "lag1": float(np.median(lag1)),
+    }
 
 
 def _is_conv(module: nn.Module) -> bool:
