@@ -64,12 +64,11 @@ def draw_densities(records: Records, limit: float, title: str):
             tails = np.asarray(record[kind]["tail_probability"])
             shown = record[kind]["drawn"]
             for index, density in zip(shown, record[kind]["densities"]):
-                floor = np.maximum(density, 1e-5)  # an empty bin, below the axis
-                axis.stairs(floor, BINS, color=cmap(norm(tails[index])), lw=1.1)
-            axis.set_yscale("log")
+                seen = np.where(np.asarray(density) > 0, density, np.nan)  # empty bins: gaps
+                axis.semilogy(centres, seen, ".-", color=cmap(norm(tails[index])), lw=1, ms=2.5)
             axis.semilogy(centres, bell, "k--", lw=1, label="normal law")
             axis.set_ylim(1e-4, 15)
-            axis.set_xlim(BINS[0], BINS[-1])
+            axis.set_xlim(-8, 8)
             span = f"P(|g| > σ) {tails.min():.2f} to {tails.max():.2f}"
             axis.set_title(f"{len(shown)} of {len(tails)} {kind}, {span}", fontsize=9)
             axis.grid(alpha=0.2)

@@ -23,9 +23,11 @@ ALPHAS = (0.0, 1.0, 2.0, 4.0)
 #: Channels (or samples), evenly spread, and values of each, drawn at random with a fixed seed, of
 #: which distances and the best clipping are computed.
 ROWS, VALUES = 48, 4096
-#: Bins of the drawn densities, in standard deviations of each channel (or sample), and how many
-#: channels (or samples) are drawn, evenly spread over the order of tail probabilities.
-BINS = np.linspace(-6, 6, 97)
+#: Bins of the drawn densities, in standard deviations of each channel (or sample); they widen
+#: outwards, where values are rare.
+_HALF = np.concatenate([[0.0], np.geomspace(0.05, 12.0, 26)])
+BINS = np.concatenate([-_HALF[:0:-1], _HALF])
+#: Channels (or samples) that are drawn, evenly spread over the order of tail probabilities.
 DRAWN = 10
 #: Iterations over which the fluctuation of channels' maxima is told.
 WINDOW = 100
