@@ -113,42 +113,60 @@ def summarize(records: list[dict[str, Any]], limit: float) -> dict[str, Any]:
         }
     last = figures.last_of(records)
     for kind in ("channels", "samples"):
-        normal, inverted, tails = figures.family_distances(last, kind)
+        tails = figures.probed_tails(last, kind)
+        laws = ("normal", "own_normal", "inverted_t", "laplace")
+        found = {law: figures.distances(last, kind, law) for law in laws}
         below = tails <= limit
         summary[f"ks_{kind}"] = {
-            "nearer_to_inverted_t": float(np.mean(inverted < normal)),
-            "discriminator_agrees": float(np.mean(below == (inverted < normal))),
-            **{
-                f"median_{law}_of_{family}": float(np.median(d[mask])) if mask.any() else None
-                for law, d in (("ks_normal", normal), ("ks_inverted_t", inverted))
+            "nearer_to_inverted_t_than_normal": nearer(found["inverted_t"], found["normal"]),
+            "nearer_to_normal_than_inverted_t": nearer(found["normal"], found["inverted_t"]),
+            "nearer_to_inverted_t_than_own_normal": nearer(
+                found["inverted_t"], found["own_normal"]
+            ),
+            "nearer_to_laplace_than_both": nearer(
+                found["laplace"], np.minimum(found["normal"], found["inverted_t"])
+            ),
+            "median_distance": {
+                family: {law: median(d[mask]) for law, d in found.items()}
                 for family, mask in (("inverted_t", below), ("gaussian", ~below))
             },
         }
         spreads = [np.asarray(r[kind]["tail_probability"]) for r in last]
-        summary[f"median_range_of_tail_probability_{kind}"] = float(
-            np.median([s.max() - s.min() for s in spreads])
+        summary[f"median_range_of_tail_probability_{kind}"] = median(
+            [s.max() - s.min() for s in spreads]
         )
-    ratios, tails = figures.clipping_ratios(last)
+    ratios, tails = figures.clipping_ratios(last), figures.probed_tails(last, "channels")
     summary["best_clipping"] = {
-        family: {
-            f"alpha={alpha:g}": float(np.median(ratios[mask, i])) if mask.any() else None
-            for i, alpha in enumerate(ALPHAS)
-        }
+        family: {f"alpha={alpha:g}": median(ratios[mask, i]) for i, alpha in enumerate(ALPHAS)}
         for family, mask in (("inverted_t", tails <= limit), ("gaussian", tails > limit))
     }
     summary["fluctuation_of_maxima"] = {
         r["layer"]: r["fluctuation"] for r in last if "fluctuation" in r
     }
     names = list(dict.fromkeys(r["layer"] for r in records if "snr_db" in r))
-    for product, (plain, vectorized) in figures.VARIANTS.items():
-        gains = figures.product_medians(records, names, product, vectorized)
-        gains = gains - figures.product_medians(records, names, product, plain)
-        summary[f"{product}_gain_db"] = {
-            "median": float(np.nanmedian(gains)),
-            "least": float(np.nanmin(gains)),
-            "most": float(np.nanmax(gains)),
-        }
+    for product, (first, *others) in figures.VARIANTS.items():
+        base = figures.product_medians(records, names, product, first)
+        summary[f"{product}_gain_db"] = {}
+        for variant in others:
+            gains = figures.product_medians(records, names, product, variant) - base
+            summary[f"{product}_gain_db"][variant] = {
+                "median": median(gains[np.isfinite(gains)]),
+                "least": float(np.nanmin(gains)),
+                "most": float(np.nanmax(gains)),
+            }
     return summary
+
+
+def median(values) -> float | None:
+    """Their median; None for none."""
+    return float(np.median(values)) if len(values) else None
+
+
+def nearer(distances: np.ndarray, others: np.ndarray) -> float:
+    """Share of distances that are smaller by more than a tie."""
+    from analysis.figures import MARGIN
+
+    return float(np.mean(others - distances > MARGIN))
 
 
 def plain(value: Any) -> Any:

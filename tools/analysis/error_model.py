@@ -138,24 +138,36 @@ def closed_form(law: Law, k: float = 1.0) -> float:
     return 1.0 if isinstance(law, TruncatedNormal) else 1.0 / k
 
 
-def recursion(maxima: np.ndarray, k: float, a: float) -> np.ndarray:
-    """s_t = (1 - k a) s_(t-1) + a max_t, started at the first maximum as the package does."""
+def recursion(maxima: np.ndarray, k: float, a: float, cap: bool = False) -> np.ndarray:
+    """s_t = (1 - k a) s_(t-1) + a max_t, started at the first maximum as the package does.
+
+    With `cap`, s_t never exceeds max_t (`DAQConfig.cap_at_maximum`).
+    """
     s = np.empty_like(maxima)
     s[0] = maxima[0]
     for t in range(1, len(maxima)):
         s[t] = (1 - k * a) * s[t - 1] + a * maxima[t]
+        if cap:
+            s[t] = min(s[t], maxima[t])
     return s
 
 
 def recursion_regret(
-    law: Law, alpha: float, maxima: np.ndarray, k: float, a: float, rounding: str = "half"
+    law: Law,
+    alpha: float,
+    maxima: np.ndarray,
+    k: float,
+    a: float,
+    *,
+    cap: bool = False,
+    rounding: str = "half",
 ) -> float:
     """Mean regret of the recursion's thresholds while |g|max moves and the law's shape stays.
 
     Thresholds above the maximum clip nothing and coarsen the grid, in proportion to s.
     """
     error = WeightedError(law, alpha, rounding)
-    ratio = recursion(maxima, k, a) / maxima
+    ratio = recursion(maxima, k, a, cap) / maxima
     at_maximum = float(error(1.0)[0])
     values = np.where(ratio >= 1, at_maximum * ratio, error(np.clip(ratio, 1e-6, 1)))
     return float(values.mean() / error.minimum()[1] - 1)

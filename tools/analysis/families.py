@@ -39,6 +39,22 @@ def ks_normal(values: np.ndarray) -> np.ndarray:
     return np.min([ks_distance(ordered, ndtr(ordered / (scale * s))) for s in _SIGMAS], axis=0)
 
 
+def ks_own_normal(values: np.ndarray) -> np.ndarray:
+    """KS distance of each row to the normal law of mean 0 and of the row's own deviation."""
+    ordered = np.sort(values, axis=-1)
+    scale = ordered.std(-1, keepdims=True)
+    return ks_distance(ordered, ndtr(ordered / np.where(scale > 0, scale, 1)))
+
+
+def ks_laplace(values: np.ndarray) -> np.ndarray:
+    """KS distance of each row to the nearest Laplace law of mean 0: neither of the families."""
+    ordered = np.sort(values, axis=-1)
+    scale = np.abs(ordered).mean(-1, keepdims=True)
+    size = ordered / np.where(scale > 0, scale, 1)
+    laws = (0.5 + 0.5 * np.sign(size) * -np.expm1(-np.abs(size) / s) for s in _SIGMAS)
+    return np.min([ks_distance(ordered, law) for law in laws], axis=0)
+
+
 def ks_inverted_t(values: np.ndarray) -> np.ndarray:
     """KS distance of each row of `values` (rows, n) to the nearest inverted-T law.
 

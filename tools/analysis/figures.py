@@ -18,6 +18,8 @@ from .products import VARIANTS  # noqa: E402
 #: P(|g| > sigma) of a normal law.
 NORMAL_TAIL = 0.3173
 KINDS = {"channels": "C0", "samples": "C1"}
+#: Distances that differ by less are a tie.
+MARGIN = 0.01
 FAMILIES = {"Gaussian": "C2", "inverted-T": "C3"}
 
 Records = list[dict[str, Any]]
@@ -147,7 +149,8 @@ def draw_families(records: Records, limit: float, title: str):
     norm, cmap = _colors(limit)
     figure, axes = plt.subplots(1, 2, figsize=(11, 5.4), layout="constrained", sharex=True)
     for axis, kind in zip(axes, KINDS):
-        normal, inverted, tails = family_distances(at, kind)
+        normal, inverted = (distances(at, kind, law) for law in ("normal", "inverted_t"))
+        tails = probed_tails(at, kind)
         drawn = axis.scatter(
             normal, inverted, c=tails, cmap=cmap, norm=norm, s=9, linewidths=0.2, edgecolors="grey"
         )
@@ -155,10 +158,10 @@ def draw_families(records: Records, limit: float, title: str):
         axis.plot([0, top], [0, top], "k--", lw=1)
         axis.set_xlabel("KS distance to the nearest normal law")
         axis.set_ylabel("KS distance to the nearest inverted-T law")
-        agreement = ((tails <= limit) == (inverted < normal)).mean()
+        nearer = [np.mean(s) for s in (normal - inverted > MARGIN, inverted - normal > MARGIN)]
         axis.set_title(
-            f"{len(tails)} {kind} of {len(at)} layers; the discriminator\n"
-            f"agrees with the nearer family for {agreement:.0%}",
+            f"{len(tails)} {kind} of {len(at)} layers: nearer to inverted-T {nearer[0]:.0%},\n"
+            f"to normal {nearer[1]:.0%}, a tie (within {MARGIN}) {1 - sum(nearer):.0%}",
             fontsize=10,
         )
         axis.grid(alpha=0.2)
@@ -177,18 +180,21 @@ def draw_products(records: Records, title: str):
     names = [
         n for n in _in_order(records) if any(r["layer"] == n and "snr_db" in r for r in records)
     ]
-    figure, axes = plt.subplots(2, 1, figsize=(12, 7.4), layout="constrained", sharex=True)
+    figure, axes = plt.subplots(2, 1, figsize=(12, 8.2), layout="constrained", sharex=True)
     for axis, (product, variants) in zip(axes, VARIANTS.items()):
         medians = [product_medians(records, names, product, variant) for variant in variants]
-        for variant, values, marker, color in zip(variants, medians, "os", ("C1", "C0")):
-            axis.plot(range(len(names)), values, marker, color=color, label=_words(variant), ms=6)
-        axis.vlines(range(len(names)), *medians, color="grey", lw=1)
-        gain = np.nanmedian(medians[1] - medians[0])
+        for variant, values, style in zip(variants, medians, ("C1o", "C0s", "C4x", "C2^")):
+            gain = np.nanmedian(values - medians[0])
+            words = _WORDS[variant] + (
+                f": median {gain:+.1f} dB" if values is not medians[0] else ""
+            )
+            axis.plot(range(len(names)), values, style, label=words, ms=6)
+        axis.vlines(range(len(names)), np.min(medians, 0), np.max(medians, 0), "grey", lw=0.8)
         _cut(axis, medians)
-        axis.set_title(f"{product.replace('_', '-')}: median gain {gain:+.1f} dB", fontsize=10)
+        axis.set_title(product.replace("_", "-"), fontsize=10)
         axis.set_ylabel("signal to noise, dB")
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=9, loc="best")
+        axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     axes[-1].set_xticks(range(len(names)), [_short(n) for n in names], rotation=90, fontsize=8)
     iterations = sorted({r["iteration"] for r in records})
     figure.suptitle(
@@ -202,7 +208,7 @@ def draw_clipping(records: Records, limit: float, title: str):
     """Where the weighted error of real channels is smallest, by family and alpha."""
     at = last_of(records)
     figure, axis = plt.subplots(figsize=(8, 4.8), layout="constrained")
-    ratios, tails = clipping_ratios(at)
+    ratios, tails = clipping_ratios(at), probed_tails(at, "channels")
     for offset, (family, color) in zip((-0.17, 0.17), FAMILIES.items()):
         mask = (tails > limit) == (family == "Gaussian")
         if not mask.any():
@@ -247,22 +253,22 @@ def _cut(axis, medians: list[np.ndarray], top: float = 60.0) -> None:
             )
 
 
-def family_distances(records: Records, kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(distance to normal, to inverted-T, tail probability) of all probed rows."""
-    parts = [r[kind] for r in records]
-    tails = [np.asarray(p["tail_probability"])[np.asarray(p["probed"])] for p in parts]
-    return (
-        np.concatenate([p["ks_normal"] for p in parts]),
-        np.concatenate([p["ks_inverted_t"] for p in parts]),
-        np.concatenate(tails),
+def distances(records: Records, kind: str, law: str) -> np.ndarray:
+    """KS distances of all probed channels (or samples) to a law: normal, inverted_t, ..."""
+    return np.concatenate([record[kind][f"ks_{law}"] for record in records])
+
+
+def probed_tails(records: Records, kind: str) -> np.ndarray:
+    """Tail probabilities of all probed channels (or samples)."""
+    parts = [record[kind] for record in records]
+    return np.concatenate(
+        [np.asarray(p["tail_probability"])[np.asarray(p["probed"])] for p in parts]
     )
 
 
-def clipping_ratios(records: Records) -> tuple[np.ndarray, np.ndarray]:
-    """(best threshold over the maximum (channels, alphas), tail probability (channels,))."""
-    parts = [r["channels"] for r in records]
-    tails = [np.asarray(p["tail_probability"])[np.asarray(p["probed"])] for p in parts]
-    return np.concatenate([p["best_clipping"] for p in parts]), np.concatenate(tails)
+def clipping_ratios(records: Records) -> np.ndarray:
+    """Best threshold over the maximum of all probed channels, (channels, alphas)."""
+    return np.concatenate([record["channels"]["best_clipping"] for record in records])
 
 
 def product_medians(records: Records, names: list[str], product: str, variant: str) -> np.ndarray:
@@ -284,10 +290,11 @@ def _short(name: str) -> str:
     return name.replace("backbone.", "").replace("bbox_head.", "head.").replace(".conv", ".c")
 
 
-def _words(variant: str) -> str:
-    return {
-        "global": "global: one threshold for the tensor (the paper)",
-        "folded": "folded: one a channel, folded into the weights (ours)",
-        "tensor": "one threshold for the tensor",
-        "channel": "one a channel (the paper's GVQ)",
-    }[variant]
+_WORDS = {
+    "global": "one threshold for\nthe tensor (the paper)",
+    "folded": "one a channel, folded\ninto the weights (ours)",
+    "tensor": "one threshold for\nthe tensor",
+    "channel": "one a channel\n(the paper's GVQ)",
+    "stochastic": "one a channel,\nstochastic rounding",
+    "centred": "one a channel, mean of\nwhat rounding drops\nput back",
+}

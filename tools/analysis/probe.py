@@ -122,6 +122,8 @@ class GradientProbe(Hook):
                 "probed": _indices(len(rows), ROWS),
                 "ks_normal": families.ks_normal(some),
                 "ks_inverted_t": families.ks_inverted_t(some),
+                "ks_own_normal": families.ks_own_normal(some),
+                "ks_laplace": families.ks_laplace(some),
             }
             if kind == "channels":
                 record[kind]["best_clipping"] = families.best_clipping(some, ALPHAS)

@@ -11,8 +11,13 @@ from daq_mm.ops import reference
 
 Tensor = torch.Tensor
 
-#: Variants by product; the first is the paper's or the plain one, the second the vectorized one.
-VARIANTS = {"grad_input": ("global", "folded"), "grad_weight": ("tensor", "channel")}
+#: Variants by product: one threshold for the tensor, one a channel, and further ones.
+#: 'stochastic' is 'channel' with stochastic rounding; 'centred' is 'channel' with the sum of what
+#: rounding dropped, channel by channel, put back as a constant gradient.
+VARIANTS = {
+    "grad_input": ("global", "folded"),
+    "grad_weight": ("tensor", "channel", "stochastic", "centred"),
+}
 
 
 def decibels(exact: Tensor, approximate: Tensor) -> float | None:
@@ -38,19 +43,47 @@ def product_errors(x: Tensor, w: Tensor, g: Tensor, geometry: dict) -> dict[str,
     threshold = torch.cat([maxima, maxima.amax().view(1)])
     exact_w = ops.float_grad_weight(x_hat.double(), g.double(), w.double(), **geometry)
     exact_x = _float_grad_input(x, w, g, geometry)
-    result: dict[str, dict[str, float]] = {"grad_input": {}, "grad_weight": {}}
-    for vectorized in (False, True):
+
+    def backward(vectorized: bool, seed: Tensor | None = None) -> tuple[Tensor, Tensor]:
         dx, dw, _ = ops.conv_backward(
-            *(g, q_x, x_qparams, w, threshold, None),
+            *(g, q_x, x_qparams, w, threshold, seed),
             **geometry,
             folded=vectorized,
             channel_grad_weight=vectorized,
             output_mask=[True, True, False],
             x_dtype=torch.float32,
         )
-        for product, exact, ours in (("grad_input", exact_x, dx), ("grad_weight", exact_w, dw)):
-            result[product][VARIANTS[product][vectorized]] = decibels(exact, ours)
-    return result
+        return dx, dw
+
+    (dx, dw), (dx_folded, dw_channel) = backward(False), backward(True)
+    dw_stochastic = backward(True, torch.zeros(1, dtype=torch.int64))[1]
+    dw_centred = dw_channel + dropped_mean(x_hat, w, g, maxima, geometry)
+    inputs, weights = (dx, dx_folded), (dw, dw_channel, dw_stochastic, dw_centred)
+    return {
+        product: {v: decibels(exact, ours) for v, ours in zip(VARIANTS[product], results)}
+        for product, exact, results in (
+            ("grad_input", exact_x, inputs),
+            ("grad_weight", exact_w, weights),
+        )
+    }
+
+
+def dropped_mean(x_hat: Tensor, w: Tensor, g: Tensor, threshold: Tensor, geometry: dict) -> Tensor:
+    """grad-weight of the mean, channel by channel, of what rounding took from g.
+
+    Batch norm makes a channel's gradient sum to zero; rounding to nearest does not keep that, and
+    an activation after a ReLU has a large mean, by which the difference is multiplied.
+
+    Args:
+        x_hat, w, g: as for `product_errors`. threshold: float32 (Co,).
+    """
+    groups, axes = geometry["groups"], (0, *range(2, g.dim()))
+    step = (threshold / 127).view(1, -1, *([1] * (g.dim() - 2)))
+    dropped = (g - ops.quantize_g(g, threshold).float() * step).mean(axes)
+    ones = torch.ones_like(g[:, :groups])
+    sums = ops.float_grad_weight(x_hat, ones, w[:groups], **geometry)
+    sums = sums.repeat_interleave(w.shape[0] // groups, dim=0)
+    return dropped.view(-1, *([1] * (w.dim() - 1))) * sums
 
 
 def _float_grad_input(x: Tensor, w: Tensor, g: Tensor, geometry: dict) -> Tensor:
