@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from common.configs import UsageError, check_checkpoint, check_data, load_config, set_recipe
-from common.provenance import command, provenance, write_json
+from common.provenance import command, commit, provenance, write_json
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -209,10 +209,12 @@ def main(arguments: list[str] | None = None) -> None:
     else:
         from daq_mm.config import DAQConfig
 
+        settings = {name: value for name, value in vars(args).items() if name != "figures_only"}
+        began = {"commit": commit()}  # the code that runs, whatever is committed meanwhile
         records = train(args).records
         summary = summarize(records, DAQConfig.from_recipe("paper").mcs_lambda)
-        settings = {name: value for name, value in vars(args).items() if name != "figures_only"}
-        document = {**provenance(settings), "command": command(), "summary": plain(summary)}
+        document = {**provenance(settings), **began, "command": command()}
+        document["summary"] = plain(summary)
         records = plain(records)
         write_json(paths[0], document)
         paths[1].write_text(json.dumps(records, separators=(",", ":")) + "\n")

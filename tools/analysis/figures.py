@@ -240,7 +240,7 @@ def draw_clipping(records: Records, limit: float, title: str):
     return figure
 
 
-def _cut(axis, medians: list[np.ndarray], top: float = 60.0) -> None:
+def _cut(axis, medians: list[np.ndarray], top: float = 65.0) -> None:
     """Keep the axis below `top` dB and say what lies above: a gradient of few values is exact."""
     values = np.stack(medians)
     shown = values[np.isfinite(values) & (values < top)]
@@ -248,9 +248,8 @@ def _cut(axis, medians: list[np.ndarray], top: float = 60.0) -> None:
         high = shown.max() + 4
         axis.set_ylim(shown.min() - 3, high)
         for place in np.flatnonzero((values >= top).any(0)):
-            axis.annotate(
-                f"↑ {np.nanmax(values[:, place]):.0f}", (place, high - 0.5), ha="center", va="top"
-            )
+            words = f"{np.nanmax(values[:, place]):.0f} →"
+            axis.annotate(words, (place, high - 0.5), ha="center", va="top", rotation=90)
 
 
 def distances(records: Records, kind: str, law: str) -> np.ndarray:

@@ -186,4 +186,5 @@ def _spread(rows: Tensor, most_rows: int, most_values: int) -> np.ndarray:
 def _density(row: np.ndarray) -> np.ndarray:
     """Density of one channel's values in units of its own standard deviation."""
     scale = row.std()
-    return np.histogram(row / (scale if scale > 0 else 1), BINS, density=True)[0]
+    counts = np.histogram(row / (scale if scale > 0 else 1), BINS)[0]
+    return counts / (len(row) * np.diff(BINS))
