@@ -44,6 +44,9 @@ class DAQConfig:
             stored in 8 bits and quantized by the reference: for accuracy, not for speed.
         unsigned_activations: put an activation without negative values on the grid 0..255
             instead of -127..127.
+        keep_gradient_mean: put the mean, channel by channel, of what quantization takes from the
+            gradient back into grad-weight; costs one more quantization of the gradient. For
+            grad_weight 'channel' or 'tensor'. Not in the paper.
         rounding: of the gradient: 'nearest' (ties to even) or 'stochastic'.
         rounding_seed: seed of stochastic rounding, an int of at most 31 bits.
         mcs_lambda: a channel is Gaussian where P(|g| > sigma) exceeds it, in [0, 1).
@@ -70,6 +73,7 @@ class DAQConfig:
     grad_weight: str = "channel"
     grad_input: str = "folded"
     unsigned_activations: bool = True
+    keep_gradient_mean: bool = False
     rounding: str = "nearest"
     rounding_seed: int = 0
     mcs_lambda: float = 0.3
@@ -103,6 +107,11 @@ class DAQConfig:
         _check(product <= 1, "mcs_k * mcs_a", product, "at most 1, or thresholds turn negative")
         interval = self.discriminator_interval
         _check(interval >= 1, "discriminator_interval", interval, "at least 1")
+        if self.keep_gradient_mean and self.grad_weight in ("sample", "float"):
+            raise ValueError(
+                f"keep_gradient_mean=True is not made for grad_weight={self.grad_weight!r}; "
+                "allowed with it: channel, tensor"
+            )
         _check(self.ui8_interval >= 1, "ui8_interval", self.ui8_interval, "at least 1")
         finite = 0 <= self.ui8_alpha < float("inf")
         _check(finite, "ui8_alpha", self.ui8_alpha, "at least 0 and finite")

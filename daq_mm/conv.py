@@ -82,6 +82,11 @@ class _Int8Convolution(torch.autograd.Function):
             output_mask=[mask[0], mask[1] and float_x is None, mask[2]],
             x_dtype=ctx.x_dtype,
         )
+        if config.keep_gradient_mean and mask[1]:
+            used = threshold[:-1] if config.grad_weight == "channel" else threshold[-1:]
+            operands, bits = (g, q_x, x_qparams, w, used, seed), config.gradient_bits
+            mean = ops.dropped_mean_grad_weight(*operands, **ctx.geometry, bits=bits)
+            dw = (dw + mean).to(w.dtype)
         if float_x is not None:
             dw = ops.float_grad_weight(float_x, g, w, **ctx.geometry)
         scale = quantizer.update_scale()

@@ -90,6 +90,10 @@ def test_make_from_dict_and_name():
         ({"warmup_iters": -1}, "warmup_iters=-1 must be at least 0"),
         ({"discriminator_interval": 0}, "discriminator_interval=0 must be at least 1"),
         ({"rounding_seed": -1}, "rounding_seed=-1 must be in [0, 2**31)"),
+        (
+            {"recipe": "dorefa", "keep_gradient_mean": True},
+            "keep_gradient_mean=True is not made for grad_weight='sample'; allowed with it:",
+        ),
         ({"gradient_bits": 3}, "gradient_bits=3 is unknown; allowed: 4, 5, 6, 7, 8"),
         ({"weight_bits": 9}, "weight_bits=9 is unknown; allowed: 4, 5, 6, 7, 8"),
         ({"ui8_interval": 0}, "ui8_interval=0 must be at least 1"),

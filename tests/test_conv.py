@@ -309,6 +309,37 @@ def test_ui8_scales_the_update_of_weight_and_bias_by_the_deviation(backend):
         torch.testing.assert_close(getattr(scaled, name).grad, wanted)
 
 
+@pytest.mark.parametrize("config", ["paper", "global", "daq", narrow(8, 8, 4, recipe="gvq")])
+@pytest.mark.parametrize("case", [0, 2, 4, 9, 11])
+def test_keeping_the_gradient_s_mean(backend, case, config):
+    """dW differs from the plain recipe's by the float64 dW of the mean of g - ghat."""
+    cls, arguments, size = CASES[case]
+    fields = dict(recipe=config) if isinstance(config, str) else config
+    plain = cls(**arguments, config=fields)
+    layer = cls(**arguments, config=dict(fields, keep_gradient_mean=True))
+    layer.load_state_dict(plain.state_dict())
+    x = torch.randn(size).relu()
+    g = torch.randn(layer(x).shape) ** 5
+    (y, dx), (y_plain, dx_plain) = run(layer, x, g), run(plain, x, g)
+    assert torch.equal(y, y_plain) and torch.equal(dx, dx_plain)
+    axes = (0, *range(2, g.dim()))
+    levels = 2 ** (layer.config.gradient_bits - 1) - 1
+    column = (1, -1, *[1] * (x.dim() - 2))
+    channelwise = layer.config.grad_weight == "channel"
+    s = g.abs().amax(axes) if channelwise else g.abs().max().view(1)
+    mean = (g.double() - dequantize(g, s.view(column), levels)).mean(axes).view(column)
+    g_mean = mean.expand_as(g)
+    # The exact grad-weight of that constant gradient, by the float layer on the quantized x.
+    unsigned = layer.config.unsigned_activations
+    x_hat = dequantize(x, x.abs().max(), 255 if unsigned else 127)
+    exact = layer.plain_class(**arguments).double()
+    wanted = torch.autograd.grad(exact(x_hat), exact.weight, g_mean)[0]
+    change = layer.weight.grad.double() - plain.weight.grad.double()
+    scale = layer.weight.grad.abs().max()
+    assert (change - wanted).abs().max() <= 4 * FLOAT32_ROUNDINGS * scale
+    assert wanted.abs().max() > 100 * FLOAT32_ROUNDINGS * scale
+
+
 @pytest.mark.parametrize("case", range(len(CASES)))
 def test_near_the_plain_layer(case):
     cls, arguments, size = CASES[case]
@@ -553,6 +584,7 @@ def test_copies_and_pickles(backend):
         ("inductor", "daq"),
         ("aot_eager", "ui8"),
         ("aot_eager", "switchback"),
+        ("aot_eager", dict(keep_gradient_mean=True)),
         ("aot_eager", narrow(4, 5, 6, recipe="dorefa")),
     ],
 )

@@ -5,6 +5,7 @@ from .backend import backend_of, cpu_capability, kernels_built, set_cpu_capabili
 from .composed import composed_backward, composed_forward, sample_thresholds
 from .conv import conv_backward, conv_forward, forward, grad_input, grad_weight
 from .direction import update_direction_threshold
+from .dropped_mean import dropped_mean_grad_weight
 from .float_grad_weight import float_grad_weight
 from .geometry import MAX_INT32_CONTRACTION, MAX_INT32_CONTRACTION_UNSIGNED, ConvGeometry
 from .quantize import quantize_g, quantize_w, quantize_w_folded, quantize_x
@@ -20,6 +21,7 @@ __all__ = [
     "conv_backward",
     "conv_forward",
     "cpu_capability",
+    "dropped_mean_grad_weight",
     "float_grad_weight",
     "forward",
     "grad_input",
