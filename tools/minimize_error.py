@@ -180,10 +180,10 @@ def _draw_regret(axis, found) -> None:
 def _draw_k(axis, found) -> None:
     colors = _colors(found)
     for name, by_alpha in found.items():
-        for (alpha, values), width in zip(by_alpha.items(), (1.0, 2.4)):
-            label = f"{name.removeprefix('inverted-T, ')}, α|g|max = {alpha}"
-            regret = 100 * np.maximum(values, 0)
-            axis.plot(KS, regret, color=colors[name], lw=width, label=label)
+        for values, width in zip(by_alpha.values(), (1.0, 2.4)):
+            axis.plot(KS, 100 * np.maximum(values, 0), color=colors[name], lw=width)
+        axis.plot([], [], color=colors[name], label=name)
+    _explain_widths(axis)
     axis.axvline(1, color="black", ls=":", lw=1, label="published k = 1")
     axis.set_yscale("symlog", linthresh=1)
     axis.set_ylim(0, 300)
@@ -191,7 +191,7 @@ def _draw_k(axis, found) -> None:
     axis.set_xlabel("k: a steady |g|max gives the threshold |g|max / k")
     axis.set_ylabel("E above the smallest E, %")
     axis.set_title("inverted-T channels: what k loses (exact rounding)", fontsize=10)
-    axis.legend(fontsize=7, loc="lower right")
+    axis.legend(fontsize=8, loc="lower right")
     axis.grid(alpha=0.3)
 
 
@@ -199,15 +199,17 @@ def _draw_a(axis, found) -> None:
     colors = dict(zip(FLUCTUATIONS, ("C0", "C1", "C2")))
     widths = dict(zip(SHOWN_ALPHAS, (1.0, 2.4)))
     for entry in found:
-        label = f"log |g|max ± {entry['fluctuation']:g}, α|g|max = {entry['alpha']:g}"
         axis.plot(
             AS,
             100 * np.array(entry["regret"]),
             "--" if entry["cap"] else "-",
             color=colors[entry["fluctuation"]],
             lw=widths[entry["alpha"]],
-            label=label + (", capped" if entry["cap"] else ""),
         )
+    for fluctuation, color in colors.items():
+        axis.plot([], [], color=color, label=f"log |g|max fluctuates by {fluctuation:g}")
+    _explain_widths(axis)
+    axis.plot([], [], "k--", lw=1, label="capped at |g|max (ours)")
     axis.axvline(0.8, color="black", ls=":", lw=1, label="published A = 0.8")
     axis.set_yscale("log")
     axis.set_xlabel("A: weight of the newest maximum in the recursion (k = 1)")
@@ -216,8 +218,13 @@ def _draw_a(axis, found) -> None:
         "inverted-T channels: what the recursion's memory loses while |g|max fluctuates",
         fontsize=10,
     )
-    axis.legend(fontsize=7, loc="lower left")
+    axis.legend(fontsize=8, loc="upper right")
     axis.grid(alpha=0.3)
+
+
+def _explain_widths(axis) -> None:
+    for alpha, width in zip(SHOWN_ALPHAS, (1.0, 2.4)):
+        axis.plot([], [], "k-", lw=width, label=f"α|g|max = {alpha:g}")
 
 
 def main(arguments: list[str] | None = None) -> None:
