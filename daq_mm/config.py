@@ -21,6 +21,7 @@ _CHOICES = {
     "activation_bits": BITS,
     "weight_bits": BITS,
     "gradient_bits": BITS,
+    "saved_output": ("int8", "float"),
 }
 
 
@@ -45,8 +46,8 @@ class DAQConfig:
         unsigned_activations: put an activation without negative values on the grid 0..255
             instead of -127..127.
         keep_gradient_mean: put the mean, channel by channel, of what quantization takes from the
-            gradient back into grad-weight; costs one more quantization of the gradient. For
-            grad_weight 'channel' or 'tensor'. Not in the paper.
+            gradient back into grad-weight, for grad_weight 'channel' or 'tensor'. Not in the
+            paper.
         rounding: of the gradient: 'nearest' (ties to even) or 'stochastic'.
         rounding_seed: seed of stochastic rounding, an int of at most 31 bits.
         mcs_lambda: a channel is Gaussian where P(|g| > sigma) exceeds it, in [0, 1).
@@ -63,6 +64,10 @@ class DAQConfig:
         include: shell-style patterns of layer names to convert; ('*',) is all of them.
         exclude: shell-style patterns of layer names to leave in floating point.
         convert_first: convert the network's first convolution as well.
+        fuse: compute a convolution with the batch norm, residual addition and activation after
+            it as one, with activations that travel in 8 bits; False leaves them apart.
+        saved_output: what a fused batch norm keeps of its input for the backward pass: 'int8'
+            (8 bits on a grid of its own for each channel) or 'float' (as it is).
 
     Raises:
         ValueError: a value that is not allowed; TypeError: an unknown setting or a wrong type.
@@ -91,6 +96,8 @@ class DAQConfig:
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     convert_first: bool = False
+    fuse: bool = True
+    saved_output: str = "int8"
 
     def __post_init__(self) -> None:
         for name in ("include", "exclude"):
@@ -182,6 +189,10 @@ class DAQConfig:
         names = [name for name in names if getattr(self, name) != 8]
         names += [name for name in ("grad_input", "grad_weight") if getattr(self, name) == "sample"]
         return [f"{name}={getattr(self, name)!r}" for name in names]
+
+    def suits_units(self) -> bool:
+        """Whether fused units can compute by these settings, from 8-bit twins of activations."""
+        return self.grad_weight != "float" and not self.without_kernels()
 
     def summary(self) -> str:
         """One phrase for print(model): the recipe and what differs from it."""

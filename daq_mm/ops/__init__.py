@@ -1,6 +1,6 @@
 """The integer ops: one documented function each, dispatched by device (see `reference`)."""
 
-from . import conv, quantize, thresholds  # noqa: F401  (defines the schemas)
+from . import conv, glue, quantize, thresholds  # noqa: F401  (defines the schemas)
 from .backend import backend_of, cpu_capability, kernels_built, set_cpu_capability
 from .composed import composed_backward, composed_forward, sample_thresholds
 from .conv import conv_backward, conv_forward, forward, grad_input, grad_weight
@@ -8,6 +8,17 @@ from .direction import update_direction_threshold
 from .dropped_mean import dropped_mean_grad_weight
 from .float_grad_weight import float_grad_weight
 from .geometry import MAX_INT32_CONTRACTION, MAX_INT32_CONTRACTION_UNSIGNED, ConvGeometry
+from .glue import (
+    batch_norm_statistics,
+    conv_forward_stats,
+    norm_act_forward,
+    norm_act_reduce,
+    norm_backward_apply,
+    norm_backward_maxima,
+    norm_backward_quantize,
+    stats_of,
+    thresholds_from_maxima,
+)
 from .quantize import quantize_g, quantize_w, quantize_w_folded, quantize_x
 from .thresholds import update_thresholds
 
@@ -16,10 +27,12 @@ __all__ = [
     "MAX_INT32_CONTRACTION_UNSIGNED",
     "ConvGeometry",
     "backend_of",
+    "batch_norm_statistics",
     "composed_backward",
     "composed_forward",
     "conv_backward",
     "conv_forward",
+    "conv_forward_stats",
     "cpu_capability",
     "dropped_mean_grad_weight",
     "float_grad_weight",
@@ -27,12 +40,19 @@ __all__ = [
     "grad_input",
     "grad_weight",
     "kernels_built",
+    "norm_act_forward",
+    "norm_act_reduce",
+    "norm_backward_apply",
+    "norm_backward_maxima",
+    "norm_backward_quantize",
     "quantize_g",
     "quantize_w",
     "quantize_w_folded",
     "quantize_x",
     "sample_thresholds",
     "set_cpu_capability",
+    "stats_of",
+    "thresholds_from_maxima",
     "update_direction_threshold",
     "update_thresholds",
 ]

@@ -9,19 +9,18 @@ import torch
 from .conv import grad_weight
 from .geometry import ConvGeometry
 from .layout import channels_last_format
-from .quantize import quantize_g
 from .reference import signed_levels
 
 Tensor = torch.Tensor
 
 
 def dropped_mean_grad_weight(
-    g: Tensor,
+    g_sum: Tensor,
+    q_g: Tensor,
+    threshold: Tensor,
     q_x: Tensor,
     x_qparams: Tensor,
     w: Tensor,
-    threshold: Tensor,
-    seed: Tensor | None,
     *,
     stride: Sequence[int],
     padding: Sequence[int],
@@ -39,10 +38,10 @@ def dropped_mean_grad_weight(
     gradient of ones for each group. Not in the paper.
 
     Args:
-        g: (N, Co, *out), float32, bfloat16 or float16.
+        g_sum: float (Co,), the sum of the gradient over samples and positions; in float64, or
+            known otherwise, because the terms nearly cancel.
+        q_g: int8 (N, Co, *out), the quantized gradient, and threshold: float32, (Co,) or (1,).
         q_x, x_qparams, w: as for `conv_backward`.
-        threshold: float32, (Co,) or (1,), with which grad-weight quantizes g.
-        seed: as for `quantize_g`.
         bits: of the gradient's grid.
 
     Returns:
@@ -52,13 +51,11 @@ def dropped_mean_grad_weight(
     positions = geometry.grad_weight_contraction
     if positions == 0:
         return torch.zeros_like(w, dtype=torch.float32)
-    axes = (0, *range(2, g.dim()))
-    q_sum = quantize_g(g, threshold, seed=seed, bits=bits).sum(axes, dtype=torch.int64)
-    kept = q_sum.double() * (threshold / signed_levels(bits)).double()
-    # In float64, because the sum of g nearly cancels.
-    mean = ((g.sum(axes, dtype=torch.float64) - kept) / positions).float()
-    size = (g.shape[0], groups, *g.shape[2:])
-    ones = torch.ones(size, dtype=torch.int8, device=g.device)
+    kept = q_g.sum((0, *range(2, q_g.dim())), dtype=torch.int64).double()
+    kept = kept * (threshold / signed_levels(bits)).double()
+    mean = ((g_sum.double() - kept) / positions).float()
+    size = (q_g.shape[0], groups, *q_g.shape[2:])
+    ones = torch.ones(size, dtype=torch.int8, device=q_g.device)
     ones = ones.contiguous(memory_format=channels_last_format(geometry.rank))
     sums = grad_weight(
         q_x,
