@@ -205,7 +205,12 @@ class DAQConfig:
         return ", ".join([self.recipe, *own])
 
 
-_PAPER = {"grad_input": "global", "unsigned_activations": False, "cap_at_maximum": False}
+_PAPER = {
+    "grad_input": "global",
+    "unsigned_activations": False,
+    "cap_at_maximum": False,
+    "saved_output": "float",
+}
 
 #: Recipes by name; each lists what differs from DAQConfig's defaults.
 RECIPES: Mapping[str, Mapping[str, Any]] = MappingProxyType(

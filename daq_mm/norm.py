@@ -113,26 +113,21 @@ def backward_coefficients(
 ) -> Tensor:
     """(a, b, c), float32 (3, C), of the norm's gradient dy = a gz + b y + c.
 
-    With s = gamma / sigma, m1 and m2 the means of gz and of gz xhat, xhat = (y - mean) / sigma:
-    dy = s (gz - m1 - xhat m2). For a norm by running statistics dy = s gz, for none dy = gz.
+    For a norm by running statistics dy = gamma / sigma gz, for none dy = gz.
 
     Args:
         state: of the call, None for no norm.
         sums: float64 (2, C): sums of gz and of gz xhat over this process's batch.
         gamma: the norm's weight (C,), None for 1. mean, invstd: float32 (C,).
     """
-    coefficients = sums.new_zeros(3, sums.shape[1])
-    if state is None:
-        coefficients[0] = 1
-        return coefficients.float()
-    scale = (invstd if gamma is None else invstd * gamma.detach().float()).double()
-    coefficients[0] = scale
-    if state.use_batch:
+    if state is not None and state.use_batch:
         if state.group is not None:
             sums = sums.clone()
             torch.distributed.all_reduce(sums, group=state.group)
-        m1, m2 = (sums / state.count).unbind()
-        b = -scale * invstd * m2
-        coefficients[1] = b
-        coefficients[2] = -scale * m1 - b * mean
-    return coefficients.float()
+        return ops.norm_backward_coefficients(sums, state.count, gamma, mean, invstd)
+    coefficients = torch.zeros(3, sums.shape[1], device=sums.device)
+    if state is None:
+        coefficients[0] = 1
+    else:
+        coefficients[0] = invstd if gamma is None else invstd * gamma.detach().float()
+    return coefficients

@@ -315,6 +315,7 @@ class _Planner:
             chain.nodes.append(node)
         else:
             return None
+        self._skip_identities(chain)
         self._add_residual(chain, taken)
         self._add_activation(chain)
         if chain.conv is None and chain.act == "none" and chain.residual is None:
@@ -350,6 +351,15 @@ class _Planner:
             return  # somebody else reads what the addition changes
         chain.residual = other
         chain.nodes.append(user)
+
+    def _skip_identities(self, chain: _Chain) -> None:
+        """Modules that do nothing, as a DropPath of rate 0 often is, belong to the unit."""
+        user = self._only_user(chain.nodes[-1])
+        while user is not None and user.op == "call_module":
+            if type(self._module(user)) is not nn.Identity:
+                break
+            chain.nodes.append(user)
+            user = self._only_user(user)
 
     def _add_activation(self, chain: _Chain) -> None:
         user = self._only_user(chain.nodes[-1])

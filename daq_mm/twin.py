@@ -57,7 +57,7 @@ class Twin:
     def quantized(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """q and its parameters; q is made of x, whose twin this is, when first asked for."""
         if self._q is None:
-            self._q, self.qparams = ops.quantize_x(x.detach(), allow_unsigned=self.allow_unsigned)
+            self._q = ops.quantize_x_with(x.detach(), self.qparams)
         return self._q, self.qparams
 
     def is_current(self, x: Tensor) -> bool:

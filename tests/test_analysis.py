@@ -10,7 +10,7 @@ from scipy import stats
 import analyze_gradients
 from analysis import families, products
 from analysis.probe import GradientProbe, ProbeDone, fluctuation
-from common.configs import UsageError
+from common.errors import UsageError
 from toy_runner import toy_runner
 
 N = 4000

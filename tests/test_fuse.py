@@ -401,6 +401,20 @@ def test_addition_that_broadcasts():
     assert_same(plain, fused, torch.randn(4, 8, 6, 6), 1, coded=True)
 
 
+def test_identities_do_not_part_a_unit():
+    class Dropped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.bn, self.drop = nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), nn.Identity()
+
+        def forward(self, x):
+            return x + self.drop(self.bn(self.conv(x)))
+
+    plain, fused = pair(Dropped)
+    assert fused._daq_plan.units[0].words() == "conv+bn+add"
+    assert_same(plain, fused, torch.randn(4, 8, 6, 6), 1, coded=True)
+
+
 def test_value_changed_in_place_is_quantized_again():
     torch.manual_seed(0)
     model = nn.Sequential(

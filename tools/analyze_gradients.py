@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from common.configs import UsageError, check_checkpoint, check_data, load_config, set_recipe
+from common.configs import check_checkpoint, check_data, load_config, set_recipe
+from common.errors import UsageError
 from common.provenance import command, commit, provenance, write_json
 
 
