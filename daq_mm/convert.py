@@ -94,7 +94,7 @@ def convert_model(
         module.__class__ = INT8_CLASSES[_base_class(module)]
         module._become_int8(config, plain_class, layer_seed=zlib.crc32(name.encode()) >> 1)
         report.converted.append((name, f"{shape}, {config.summary()}"))
-    if config.fuse:
+    if config.fuse and config.suits_units():
         report.fused, report.unfused = fuse_model(model, config)
     return report
 

@@ -149,14 +149,20 @@ class _Unit(torch.autograd.Function):
             if needs[0]:
                 dx = ops.norm_backward_apply(*glue).to(ctx.x_dtype)
         elif needs[0] or needs[1]:
-            dx, dw = _conv_backward(ctx, glue, q_x, x_qparams, w)
+            dy_sum = _gradient_sum(ctx, sums, coefficients)
+            dx, dw = _conv_backward(ctx, glue, q_x, x_qparams, w, dy_sum)
         d_gamma = sums[1].to(gamma.dtype) if needs[3] else None
         d_beta = sums[0].to(call.norm.beta_dtype) if needs[4] else None
-        d_bias = _bias_gradient(ctx, sums, coefficients) if needs[2] else None
+        d_bias = _gradient_sum(ctx, sums, coefficients) if needs[2] else None
+        scale = None if call.conv is None else call.conv.gradient_quantizer.update_scale()
+        if scale is not None:
+            dw = dw if dw is None else (dw * scale).to(w.dtype)
+            d_bias = d_bias if d_bias is None else d_bias * scale
+        d_bias = d_bias if d_bias is None else d_bias.to(ctx.bias_dtype)
         return dx, dw, d_bias, d_gamma, d_beta, (g if needs[5] else None), None
 
 
-def _conv_backward(ctx, glue, q_x, x_qparams, w) -> tuple[Tensor | None, Tensor | None]:
+def _conv_backward(ctx, glue, q_x, x_qparams, w, dy_sum) -> tuple[Tensor | None, Tensor | None]:
     """grad-input and grad-weight of the unit's convolution; moves its thresholds on."""
     call = ctx.call
     config, quantizer = call.conv.config, call.conv.gradient_quantizer
@@ -181,6 +187,7 @@ def _conv_backward(ctx, glue, q_x, x_qparams, w) -> tuple[Tensor | None, Tensor 
         q_x,
         x_qparams,
         w,
+        dy_sum,
         config=config,
         geometry=call.geometry,
         output_mask=ctx.needs_input_grad[:2],
@@ -188,12 +195,12 @@ def _conv_backward(ctx, glue, q_x, x_qparams, w) -> tuple[Tensor | None, Tensor 
     )
 
 
-def _bias_gradient(ctx, sums: Tensor, coefficients: Tensor) -> Tensor:
-    """The sum of dy over all but channels: of the convolution's bias before the norm."""
+def _gradient_sum(ctx, sums: Tensor, coefficients: Tensor) -> Tensor:
+    """float32 (Co,), the sum of dy over all but channels: the convolution's bias gradient."""
     if ctx.call.norm is not None and ctx.call.norm.use_batch:
         # Batch norm takes the mean off, so a bias before it moves nothing.
-        return torch.zeros_like(sums[0], dtype=ctx.bias_dtype)
-    return (sums[0] * coefficients[0]).to(ctx.bias_dtype)
+        return torch.zeros_like(sums[0])
+    return sums[0] * coefficients[0]
 
 
 def fused_unit(
@@ -272,7 +279,7 @@ def _quantized_input(x: Tensor, conv: _Int8Mixin) -> tuple[Tensor, Tensor, Tenso
         q_x, x_qparams = twin.quantized(x)
         source, exact = twin.source(x), twin.exact
     if conv.observer is not None and exact is not None:
-        observe_operands(conv.observer, exact, conv.weight, q_x, x_qparams)
+        observe_operands(conv.observer, exact, conv.weight, q_x, x_qparams, conv.config)
     return source, q_x, x_qparams
 
 

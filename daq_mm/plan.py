@@ -301,7 +301,8 @@ class _Planner:
         chain = _Chain(x=node.args[0])
         module = self._module(node)
         if type(module) in (DAQConv2d, DAQConv3d):
-            if not module.config.fuse or module.padding_mode != "zeros":
+            fusible = module.config.fuse and module.config.suits_units()
+            if not fusible or module.padding_mode != "zeros":
                 return None
             chain.conv = node.target
             chain.nodes.append(node)

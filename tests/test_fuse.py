@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from daq_mm import convert_model, revert_model
+from daq_mm import DAQConv2d, convert_model, revert_model
 from daq_mm.convert import set_iteration
 from daq_mm.fuse import is_fused
 from tolerances import fused_bound
@@ -199,6 +199,75 @@ def test_recipes(recipe):
             module.config = module.gradient_quantizer.config = fused.conv1.config
             module.gradient_quantizer.__class__ = fused.conv1.gradient_quantizer.__class__
     assert_same(plain, fused, torch.randn(4, 16, 16, 16), 2, coded=True)
+
+
+def pair_of(config, make=Basic):
+    """The same block twice by the same settings: unfused and fused, and what was fused."""
+    torch.manual_seed(1)
+    plain = make()
+    fused = copy.deepcopy(plain)
+    convert_model(plain, dict(config, fuse=False, convert_first=True))
+    report = convert_model(fused, dict(config, convert_first=True, saved_output="float"))
+    return plain, fused, report
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize(
+    "config",
+    [
+        dict(keep_gradient_mean=True),
+        dict(recipe="paper", keep_gradient_mean=True),
+        dict(recipe="ui8", rounding="nearest", ui8_alpha=1000.0),
+    ],
+    ids=lambda config: " ".join(f"{v}" for v in config.values()),
+)
+def test_other_settings_of_the_gradient_in_fused_units(config, frozen):
+    plain, fused, report = pair_of(config)
+    assert report.fused
+    x = torch.randn(4, 16, 16, 16)
+    step(plain, x), step(fused, x)
+    if frozen:
+        # The gradient of the convolution's output does not sum to zero any more.
+        fused.load_state_dict(plain.state_dict())
+        plain.eval(), fused.eval()
+    for _ in range(2):
+        assert_same(plain, fused, x, 2)
+    if config.get("recipe") == "ui8":
+        assert float(fused.conv2.gradient_quantizer.update_scale()) < 0.95
+
+
+def test_keeping_the_mean_moves_the_weight_gradient_of_a_fused_unit():
+    _, fused, _ = pair_of({})
+    _, kept, _ = pair_of(dict(keep_gradient_mean=True))
+    x = torch.randn(4, 16, 16, 16)
+    without, with_it = step(fused, x)[1], step(kept, x)[1]
+    assert torch.equal(without["bn2.weight"], with_it["bn2.weight"])
+    assert difference(without["conv2.weight"], with_it["conv2.weight"]) > 1e-4
+
+
+@pytest.mark.parametrize(
+    "config", [dict(gradient_bits=5), dict(recipe="switchback"), dict(recipe="dorefa")]
+)
+def test_settings_that_units_lack_run_unfused(config):
+    plain, other, report = pair_of(config)
+    assert not report.fused and not is_fused(other)
+    x = torch.randn(4, 16, 8, 8)
+    (y, grads), (y_other, grads_other) = step(plain, x), step(other, x)
+    assert torch.equal(y, y_other)
+    assert all(torch.equal(grads[name], grads_other[name]) for name in grads)
+
+
+@pytest.mark.parametrize("config", [dict(activation_bits=5), dict(recipe="switchback")])
+def test_a_layer_of_such_settings_behind_a_unit_reads_floats(config):
+    def make():
+        return nn.Sequential(
+            *(nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()),
+            *(DAQConv2d(16, 16, 3, padding=1, config=config), nn.BatchNorm2d(16), nn.ReLU()),
+        )
+
+    plain, fused, report = pair_of({}, make)
+    assert report.fused
+    assert_same(plain, fused, torch.randn(4, 16, 8, 8), 2)
 
 
 def test_evaluation_and_frozen_statistics():

@@ -13,6 +13,7 @@ import pytest
 import run_suite
 from common.errors import UsageError
 from common.schema import label_of, read_record
+from daq_mm import DAQConfig
 from record_samples import record, write
 from suite_runner import launch
 from suite_runner.cells import Run, read_suite
@@ -232,9 +233,15 @@ def test_a_list_of_settings_is_a_training_each(tmp_path):
 
 
 @pytest.mark.parametrize("path", sorted((TESTS.parent / "tools/suites").glob("*.json")))
-def test_suites_of_the_repository_can_be_read(path, monkeypatch):
+def test_suites_of_the_repository_can_be_read_and_trained(path, monkeypatch):
+    """DAQConfig takes every recipe and setting, and the reference is asked for where it serves."""
     monkeypatch.chdir(TESTS.parent)
-    assert read_suite(path)
+    runs = read_suite(path)
+    assert runs
+    for run in runs:
+        if run.recipe not in ("fp32", "bf16"):
+            config = DAQConfig.from_recipe(run.recipe, **dict(run.settings))
+            assert bool(config.without_kernels()) <= run.allow_reference
 
 
 def test_max_epochs_shortens_the_schedule(tmp_path):

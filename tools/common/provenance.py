@@ -49,6 +49,11 @@ def provenance(arguments: dict[str, Any] | None = None) -> dict[str, Any]:
     }
 
 
+def command() -> str:
+    """The command line of this process, as one types it from the repository's root."""
+    return " ".join(["python", f"tools/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+
+
 def write_json(path: Path, document: Any) -> None:
     """Write a document so that a reader never finds half of it; makes the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
