@@ -9,12 +9,19 @@ from types import MappingProxyType
 from typing import Any
 
 #: Names that `gradient_quantizer` may have; `daq_mm.quantizers.register` adds to it.
-GRADIENT_QUANTIZERS: set[str] = {"mcs", "absmax"}
+GRADIENT_QUANTIZERS: set[str] = {"mcs", "absmax", "ui8"}
+
+#: Bits that a grid may have; kernels that quantize serve 8.
+BITS = (4, 5, 6, 7, 8)
 
 _CHOICES = {
-    "grad_weight": ("channel", "tensor"),
-    "grad_input": ("folded", "global"),
+    "grad_weight": ("channel", "tensor", "sample", "float"),
+    "grad_input": ("folded", "global", "sample"),
     "rounding": ("nearest", "stochastic"),
+    "activation_bits": BITS,
+    "weight_bits": BITS,
+    "gradient_bits": BITS,
+    "saved_output": ("int8", "float"),
 }
 
 
@@ -26,13 +33,21 @@ class DAQConfig:
         recipe: name of the recipe these settings started from; words for logs, without effect.
         gradient_quantizer: how thresholds of the output gradient are found: 'mcs'
             (Magnitude-aware Clipping Strategy with the gradient discriminator; paper, section
-            3.3), 'absmax' (absolute maximum), or a name added by `daq_mm.quantizers.register`.
+            3.3), 'absmax' (absolute maximum), 'ui8' (the threshold of smallest cosine distance,
+            Zhu et al., CVPR 2020), or a name added by `daq_mm.quantizers.register`.
         grad_weight: thresholds of the gradient in grad-weight: one a 'channel' (Gradient
-            Vectorized Quantization; paper, section 3.2) or one a 'tensor'.
+            Vectorized Quantization; paper, section 3.2), one a 'tensor' or one a 'sample'
+            (DoReFa; always the absolute maximum); 'float' computes this product in floating
+            point and keeps the float activation for it (SwitchBack).
         grad_input: thresholds of the gradient in grad-input: 'folded' (one a channel, folded
-            into the weights) or 'global' (one a tensor; the paper).
+            into the weights), 'global' (one a tensor; the paper) or 'sample' (as above).
+        activation_bits, weight_bits, gradient_bits: of the grids, 4 to 8. Fewer than 8 are
+            stored in 8 bits and quantized by the reference: for accuracy, not for speed.
         unsigned_activations: put an activation without negative values on the grid 0..255
             instead of -127..127.
+        keep_gradient_mean: put the mean, channel by channel, of what quantization takes from the
+            gradient back into grad-weight, for grad_weight 'channel' or 'tensor'. Not in the
+            paper.
         rounding: of the gradient: 'nearest' (ties to even) or 'stochastic'.
         rounding_seed: seed of stochastic rounding, an int of at most 31 bits.
         mcs_lambda: a channel is Gaussian where P(|g| > sigma) exceeds it, in [0, 1).
@@ -42,10 +57,17 @@ class DAQConfig:
             coarsens the grid. It matters where one layer sees gradients of several scales, as a
             detector's head does that is shared by the levels of a pyramid. Not in the paper.
         discriminator_interval: gradients between two evaluations of the discriminator, >= 1.
+        ui8_interval: gradients between two searches of 'ui8' for its threshold, >= 1.
+        ui8_alpha, ui8_beta: of the factor max(exp(-alpha d_c), beta) on the layer's weight and
+            bias gradients; alpha >= 0 and 0 < beta <= 1. beta = 1 turns it off.
         warmup_iters: training iterations in floating point before INT8 begins, >= 0.
         include: shell-style patterns of layer names to convert; ('*',) is all of them.
         exclude: shell-style patterns of layer names to leave in floating point.
         convert_first: convert the network's first convolution as well.
+        fuse: compute a convolution with the batch norm, residual addition and activation after
+            it as one, with activations that travel in 8 bits; False leaves them apart.
+        saved_output: what a fused batch norm keeps of its input for the backward pass: 'int8'
+            (8 bits on a grid of its own for each channel) or 'float' (as it is).
 
     Raises:
         ValueError: a value that is not allowed; TypeError: an unknown setting or a wrong type.
@@ -56,6 +78,7 @@ class DAQConfig:
     grad_weight: str = "channel"
     grad_input: str = "folded"
     unsigned_activations: bool = True
+    keep_gradient_mean: bool = False
     rounding: str = "nearest"
     rounding_seed: int = 0
     mcs_lambda: float = 0.3
@@ -63,10 +86,18 @@ class DAQConfig:
     mcs_a: float = 0.8
     cap_at_maximum: bool = True
     discriminator_interval: int = 50
+    activation_bits: int = 8
+    weight_bits: int = 8
+    gradient_bits: int = 8
+    ui8_interval: int = 100
+    ui8_alpha: float = 20.0
+    ui8_beta: float = 0.1
     warmup_iters: int = 0
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     convert_first: bool = False
+    fuse: bool = True
+    saved_output: str = "int8"
 
     def __post_init__(self) -> None:
         for name in ("include", "exclude"):
@@ -83,6 +114,15 @@ class DAQConfig:
         _check(product <= 1, "mcs_k * mcs_a", product, "at most 1, or thresholds turn negative")
         interval = self.discriminator_interval
         _check(interval >= 1, "discriminator_interval", interval, "at least 1")
+        if self.keep_gradient_mean and self.grad_weight in ("sample", "float"):
+            raise ValueError(
+                f"keep_gradient_mean=True is not made for grad_weight={self.grad_weight!r}; "
+                "allowed with it: channel, tensor"
+            )
+        _check(self.ui8_interval >= 1, "ui8_interval", self.ui8_interval, "at least 1")
+        finite = 0 <= self.ui8_alpha < float("inf")
+        _check(finite, "ui8_alpha", self.ui8_alpha, "at least 0 and finite")
+        _check(0 < self.ui8_beta <= 1, "ui8_beta", self.ui8_beta, "in (0, 1]")
         _check(self.warmup_iters >= 0, "warmup_iters", self.warmup_iters, "at least 0")
         seed = self.rounding_seed
         _check(0 <= seed < 2**31, "rounding_seed", seed, "in [0, 2**31)")
@@ -143,6 +183,17 @@ class DAQConfig:
             raise TypeError(f"unknown setting {', '.join(unknown)}; allowed: {', '.join(allowed)}")
         return cls(**fields)
 
+    def without_kernels(self) -> list[str]:
+        """The settings, as 'name=value', whose quantizers run in the reference on every device."""
+        names = ("activation_bits", "weight_bits", "gradient_bits")
+        names = [name for name in names if getattr(self, name) != 8]
+        names += [name for name in ("grad_input", "grad_weight") if getattr(self, name) == "sample"]
+        return [f"{name}={getattr(self, name)!r}" for name in names]
+
+    def suits_units(self) -> bool:
+        """Whether fused units can compute by these settings, from 8-bit twins of activations."""
+        return self.grad_weight != "float" and not self.without_kernels()
+
     def summary(self) -> str:
         """One phrase for print(model): the recipe and what differs from it."""
         base = RECIPES.get(self.recipe, {})
@@ -154,7 +205,12 @@ class DAQConfig:
         return ", ".join([self.recipe, *own])
 
 
-_PAPER = {"grad_input": "global", "unsigned_activations": False, "cap_at_maximum": False}
+_PAPER = {
+    "grad_input": "global",
+    "unsigned_activations": False,
+    "cap_at_maximum": False,
+    "saved_output": "float",
+}
 
 #: Recipes by name; each lists what differs from DAQConfig's defaults.
 RECIPES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
@@ -167,6 +223,21 @@ RECIPES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "gvq": {**_PAPER, "gradient_quantizer": "absmax"},
         "mcs": {**_PAPER, "grad_weight": "tensor"},
         "global": {**_PAPER, "gradient_quantizer": "absmax", "grad_weight": "tensor"},
+        # Other papers' quantization of the gradient, on the same forward pass.
+        "ui8": {
+            **_PAPER,
+            "gradient_quantizer": "ui8",
+            "grad_weight": "tensor",
+            "rounding": "stochastic",
+        },
+        "dorefa": {
+            **_PAPER,
+            "gradient_quantizer": "absmax",
+            "grad_weight": "sample",
+            "grad_input": "sample",
+            "rounding": "stochastic",
+        },
+        "switchback": {**_PAPER, "gradient_quantizer": "absmax", "grad_weight": "float"},
     }
 )
 
@@ -178,4 +249,5 @@ def _check(condition: bool, name: str, value: Any, allowed: str) -> None:
 
 def _check_choice(name: str, value: Any, allowed) -> None:
     if value not in allowed:
-        raise ValueError(f"{name}={value!r} is unknown; allowed: {', '.join(allowed)}")
+        words = ", ".join(map(str, allowed))
+        raise ValueError(f"{name}={value!r} is unknown; allowed: {words}")

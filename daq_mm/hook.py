@@ -28,8 +28,9 @@ class DAQHook(Hook):
             None for the recipe 'daq'.
         interval: training iterations between two observations for the log, at least 1. An
             observed iteration costs several passes over the tensors more.
-        allow_reference: train even where no compiled kernels serve the model's device; the
-            reference gives the same numbers, many times slower.
+        allow_reference: train even where no compiled kernels serve the model's device or the
+            config's settings (`DAQConfig.without_kernels`); the reference gives the same numbers,
+            many times slower.
     """
 
     priority = "HIGH"
@@ -99,6 +100,10 @@ class DAQHook(Hook):
         values = merge(observers)
         gaussian = torch.cat([q.gaussian()[:-1] for q in quantizers_of(model).values()])
         share = gaussian.float().mean().item()
+        scales = [q.update_scale() for q in quantizers_of(model).values()]
+        scales = [scale for scale in scales if scale is not None]
+        if scales:
+            values["update_scale"] = torch.cat(scales).mean().item()
         return {"gaussian_share": share, "inverted_t_share": 1.0 - share, **values}
 
     def _backend(self, model: nn.Module) -> tuple[str, str]:
@@ -111,6 +116,12 @@ class DAQHook(Hook):
             raise RuntimeError(
                 f"no INT8 kernels for this run: {reason}. To train with the slow reference all "
                 "the same, set allow_reference=True in DAQHook"
+            )
+        settings = self.config.without_kernels()
+        if settings and not self.allow_reference:
+            raise RuntimeError(
+                f"no kernels quantize by {', '.join(settings)}: the reference does, slowly. To "
+                "train with it all the same, set allow_reference=True in DAQHook"
             )
 
     @staticmethod

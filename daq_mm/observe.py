@@ -29,9 +29,8 @@ class Observer:
 
     @torch.no_grad()
     def record_clipping(self, g: Tensor, threshold: Tensor) -> None:
-        """Count the values of g (N, Co, *out) beyond thresholds (Co,) or (1,)."""
-        limit = threshold.view(1, -1, *([1] * (g.dim() - 2)))
-        self.clipped += int((g.abs() > limit).sum())
+        """Count the values of g (N, Co, *out) beyond thresholds that broadcast to it."""
+        self.clipped += int((g.abs() > threshold).sum())
         self.gradient_values += g.numel()
 
 

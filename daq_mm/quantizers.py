@@ -1,6 +1,7 @@
 """Gradient quantizers: they own a layer's thresholds and find those of the next gradient.
 
-A registry by name (`DAQConfig.gradient_quantizer`); the two of the paper's ablation stand here.
+A registry by name (`DAQConfig.gradient_quantizer`); the two of the paper's ablation and UI8's stand
+here.
 """
 
 from __future__ import annotations
@@ -49,7 +50,12 @@ class GradientQuantizer(nn.Module):
             gradient was seen.
         tail_probability: float32 (Co + 1,), P(|g| > sigma) as last measured; 1 until then.
         iteration: int64 (1,), gradients seen.
+
+    `threshold` and the buffers in `averaged` are made to agree across ranks by `synchronize`.
     """
+
+    #: Names of float32 buffers of which ranks take the mean.
+    averaged: tuple[str, ...] = ("tail_probability",)
 
     def __init__(self, channels: int, config: DAQConfig, layer_seed: int = 0) -> None:
         super().__init__()
@@ -61,6 +67,21 @@ class GradientQuantizer(nn.Module):
 
     def update(self, g: Tensor) -> Tensor:
         """Thresholds float32 (Co + 1,) for the gradient g (N, Co, *out); moves the state on."""
+        raise NotImplementedError
+
+    def update_scale(self) -> Tensor | None:
+        """float32 (1,), the factor on the layer's weight and bias gradients; None for none."""
+        return None
+
+    def needs_values(self) -> bool:
+        """Whether the next gradient's values are needed, or its maxima are enough.
+
+        Fused units ask: with maxima alone they never write the gradient as floats.
+        """
+        return True
+
+    def update_from_maxima(self, maximum: Tensor) -> Tensor:
+        """As `update`, from the gradient's absolute maxima, float32 (Co + 1,), tensor's last."""
         raise NotImplementedError
 
     def seed(self) -> Tensor | None:
@@ -121,6 +142,29 @@ class _FusedQuantizer(GradientQuantizer):
             interval=config.discriminator_interval,
         )
 
+    def needs_values(self) -> bool:
+        """Only when the discriminator is due. Off the CPU, reading the count would synchronize."""
+        if not self.mcs:
+            return False
+        if self.iteration.device.type != "cpu":
+            return True
+        return int(self.iteration) % self.config.discriminator_interval == 0
+
+    def update_from_maxima(self, maximum: Tensor) -> Tensor:
+        """As `update`; the discriminator must not be due."""
+        config = self.config
+        return ops.thresholds_from_maxima(
+            maximum,
+            self.threshold,
+            self.tail_probability,
+            self.iteration,
+            mcs=self.mcs,
+            decay=1.0 - config.mcs_k * config.mcs_a,
+            gain=config.mcs_a,
+            cap=config.cap_at_maximum,
+            gaussian_above=config.mcs_lambda,
+        )
+
 
 @register("mcs")
 class MagnitudeAwareClipping(_FusedQuantizer):
@@ -140,6 +184,50 @@ class AbsoluteMaximum(_FusedQuantizer):
         return torch.ones_like(self.threshold, dtype=torch.bool)
 
 
+@register("ui8")
+class DirectionSensitiveClipping(GradientQuantizer):
+    """UI8 (Zhu et al., "Towards Unified INT8 Training", CVPR 2020, arXiv 1912.12607).
+
+    One threshold a layer, that of the smallest cosine distance d_c between the gradient and its
+    quantized self, searched at every `ui8_interval`-th gradient ("direction sensitive gradient
+    clipping"); and the layer's update scaled by max(exp(-alpha d_c), beta) with the d_c of that
+    search ("deviation counteractive learning rate scaling").
+
+    The factor is put on the gradients of weight and bias. Under SGD with momentum the step is a
+    linear function of the gradients, so a constant factor on them is the same factor on the
+    layer's learning rate. Where it changes, momentum remembers each gradient with the factor of
+    its time, while a learning rate would apply today's to all; weight decay is not scaled, while
+    a learning rate would scale it; an optimizer that normalises gradients (Adam) cancels it; and
+    clipping by the norm of all gradients sees the scaled ones.
+
+    Buffers:
+        deviation: float32 (1,), d_c at the last search; 0 until then.
+    """
+
+    averaged = ("tail_probability", "deviation")
+
+    def __init__(self, channels: int, config: DAQConfig, layer_seed: int = 0) -> None:
+        super().__init__(channels, config, layer_seed)
+        self.register_buffer("deviation", torch.zeros(1))
+
+    def update(self, g: Tensor) -> Tensor:
+        return ops.update_direction_threshold(
+            g,
+            self.threshold,
+            self.deviation,
+            self.iteration,
+            interval=self.config.ui8_interval,
+            bits=self.config.gradient_bits,
+        )
+
+    def update_scale(self) -> Tensor:
+        return (-self.config.ui8_alpha * self.deviation).exp().clamp_min(self.config.ui8_beta)
+
+    def gaussian(self) -> Tensor:
+        """There is no discriminator, so every channel counts as Gaussian."""
+        return torch.ones_like(self.threshold, dtype=torch.bool)
+
+
 def quantizers_of(model: nn.Module) -> dict[str, GradientQuantizer]:
     """The model's quantizers by module name, each once, in the order of registration."""
     return {
@@ -150,11 +238,12 @@ def quantizers_of(model: nn.Module) -> dict[str, GradientQuantizer]:
 
 
 def synchronize(model: nn.Module, group: torch.distributed.ProcessGroup | None = None) -> None:
-    """Make all ranks agree on thresholds and tail probabilities after a training step.
+    """Make all ranks agree on thresholds and the other state after a training step.
 
-    Every rank starts a step from the same state, and both update rules grow with the maximum;
-    so the maximum of the ranks' thresholds is what one process would have had on the joint
-    batch (while a channel's type is the same everywhere). Tail probabilities are averaged.
+    Every rank starts a step from the same state, and the update rules of 'mcs' and 'absmax' grow
+    with the maximum; so the maximum of the ranks' thresholds is what one process would have had
+    on the joint batch (while a channel's type is the same everywhere). For 'ui8' it clips least.
+    Tail probabilities and deviations are averaged.
 
     Two collective calls for the whole model; every rank must call it, in the same order.
     """
@@ -162,11 +251,12 @@ def synchronize(model: nn.Module, group: torch.distributed.ProcessGroup | None =
     world = torch.distributed.get_world_size(group)
     if not quantizers or world == 1:
         return
-    for name, reduce_op in (
-        ("threshold", torch.distributed.ReduceOp.MAX),
-        ("tail_probability", torch.distributed.ReduceOp.SUM),
+    thresholds = [quantizer.threshold for quantizer in quantizers]
+    averaged = [getattr(q, name) for q in quantizers for name in q.averaged]
+    for buffers, reduce_op in (
+        (thresholds, torch.distributed.ReduceOp.MAX),
+        (averaged, torch.distributed.ReduceOp.SUM),
     ):
-        buffers = [getattr(quantizer, name) for quantizer in quantizers]
         flat = torch.cat(buffers)
         torch.distributed.all_reduce(flat, op=reduce_op, group=group)
         if reduce_op is torch.distributed.ReduceOp.SUM:

@@ -32,6 +32,23 @@ def test_ablation_recipes(recipe, quantizer, grad_weight):
     assert not config.unsigned_activations
 
 
+def test_recipes_of_other_papers():
+    ui8, dorefa, switchback = map(DAQConfig.from_recipe, ("ui8", "dorefa", "switchback"))
+    assert (ui8.gradient_quantizer, ui8.grad_weight, ui8.grad_input) == ("ui8", "tensor", "global")
+    assert (ui8.ui8_interval, ui8.ui8_alpha, ui8.ui8_beta) == (100, 20.0, 0.1)
+    assert (dorefa.grad_weight, dorefa.grad_input) == ("sample", "sample")
+    assert ui8.rounding == dorefa.rounding == "stochastic" and switchback.rounding == "nearest"
+    assert (switchback.grad_weight, switchback.grad_input) == ("float", "global")
+    assert not any(c.unsigned_activations for c in (ui8, dorefa, switchback))
+
+
+def test_settings_without_kernels_are_told():
+    assert DAQConfig().without_kernels() == DAQConfig.make("ui8").without_kernels() == []
+    assert DAQConfig.make("switchback").without_kernels() == []
+    config = DAQConfig(weight_bits=5, grad_weight="sample")
+    assert config.without_kernels() == ["weight_bits=5", "grad_weight='sample'"]
+
+
 @pytest.mark.parametrize("name", sorted(RECIPES))
 def test_every_recipe_names_itself(name):
     assert DAQConfig.from_recipe(name).summary() == name
@@ -60,7 +77,7 @@ def test_make_from_dict_and_name():
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"recipe": "papr"}, "recipe='papr' is unknown; allowed: daq, global, gvq, mcs, paper"),
+        ({"recipe": "papr"}, "recipe='papr' is unknown; allowed: daq, dorefa, global, gvq"),
         ({"grad_input": "fold"}, "grad_input='fold' is unknown; allowed: folded, global"),
         ({"grad_weight": "row"}, "grad_weight='row' is unknown; allowed: channel, tensor"),
         ({"rounding": "up"}, "rounding='up' is unknown; allowed: nearest, stochastic"),
@@ -73,6 +90,15 @@ def test_make_from_dict_and_name():
         ({"warmup_iters": -1}, "warmup_iters=-1 must be at least 0"),
         ({"discriminator_interval": 0}, "discriminator_interval=0 must be at least 1"),
         ({"rounding_seed": -1}, "rounding_seed=-1 must be in [0, 2**31)"),
+        (
+            {"recipe": "dorefa", "keep_gradient_mean": True},
+            "keep_gradient_mean=True is not made for grad_weight='sample'; allowed with it:",
+        ),
+        ({"gradient_bits": 3}, "gradient_bits=3 is unknown; allowed: 4, 5, 6, 7, 8"),
+        ({"weight_bits": 9}, "weight_bits=9 is unknown; allowed: 4, 5, 6, 7, 8"),
+        ({"ui8_interval": 0}, "ui8_interval=0 must be at least 1"),
+        ({"ui8_alpha": float("inf")}, "ui8_alpha=inf must be at least 0 and finite"),
+        ({"ui8_beta": 0.0}, "ui8_beta=0.0 must be in (0, 1]"),
     ],
 )
 def test_wrong_values(fields, words):

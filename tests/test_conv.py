@@ -75,8 +75,13 @@ def dequantize(v, threshold, levels=127):
     return torch.round((v.float() * inverse).clamp(-levels, levels)).double() * step
 
 
-def expected(layer, x, g, config):
-    """Y, dX, dW, db in float64 from operands quantized by plain, independent PyTorch."""
+def expected(layer, x, g, config, s_tensor=None):
+    """Y, dX, dW, db in float64 from operands quantized by plain, independent PyTorch.
+
+    `s_tensor` is the threshold of the whole gradient, its absolute maximum by default.
+    """
+    x_bits, w_bits, g_bits = config.activation_bits, config.weight_bits, config.gradient_bits
+    w_levels, g_levels = 2 ** (w_bits - 1) - 1, 2 ** (g_bits - 1) - 1
     rank = len(layer.kernel_size)
     pads = layer._reversed_padding_repeated_twice
     if layer.padding_mode != "zeros":
@@ -85,9 +90,9 @@ def expected(layer, x, g, config):
     elif layer.padding != "valid" and not isinstance(layer.padding, str):
         pads = [p for axis in reversed(layer.padding) for p in (axis, axis)]
     unsigned = config.unsigned_activations and bool((x >= 0).all())
-    x_hat = dequantize(x, x.abs().max(), 255 if unsigned else 127)
+    x_hat = dequantize(x, x.abs().max(), 2**x_bits - 1 if unsigned else 2 ** (x_bits - 1) - 1)
     w = layer.weight.detach()
-    w_hat = dequantize(w, w.abs().max())
+    w_hat = dequantize(w, w.abs().max(), w_levels)
 
     def conv(v, weight):
         return CONV[rank](
@@ -99,19 +104,26 @@ def expected(layer, x, g, config):
         y = y + layer.bias.detach().double().view(1, -1, *[1] * rank)
     column = (1, -1, *[1] * rank)
     s_channel = g.abs().amax((0, *range(2, g.dim())))
-    g_channel = dequantize(g, s_channel.view(column))
-    g_weight = g_channel if config.grad_weight == "channel" else dequantize(g, g.abs().max())
+    g_hat = {
+        "channel": (g_channel := dequantize(g, s_channel.view(column), g_levels)),
+        "tensor": dequantize(g, g.abs().max() if s_tensor is None else s_tensor, g_levels),
+        "sample": dequantize(g, g.abs().amax(list(range(1, g.dim())), keepdim=True), g_levels),
+    }
+    x_weight, g_weight = x_hat, g_hat.get(config.grad_weight)
+    if config.grad_weight == "float":
+        x_weight, g_weight = x.double(), g.double()
     xv, wv = x_hat.clone().requires_grad_(), w.double().clone().requires_grad_()
-    dw = torch.autograd.grad(conv(x_hat, wv), wv, g_weight)[0]
+    dw = torch.autograd.grad(conv(x_weight, wv), wv, g_weight)[0]
     if config.grad_input == "folded":
         # Integer gradient times (step * w) quantized per input channel.
-        folded = w.float() * (s_channel / 127).view(-1, *[1] * (rank + 1))
+        folded = w.float() * (s_channel / g_levels).view(-1, *[1] * (rank + 1))
         grouped = folded.view(layer.groups, -1, *w.shape[1:])
         s_fold = grouped.abs().amax((1, *range(3, grouped.dim())), keepdim=True)
-        w_back = dequantize(grouped, s_fold).view(w.shape)
-        g_back = g_channel / (s_channel.double() / 127).view(column).clamp_min(1e-300)
+        w_back = dequantize(grouped, s_fold, w_levels).view(w.shape)
+        g_back = g_channel / (s_channel.double() / g_levels).view(column).clamp_min(1e-300)
     else:
-        w_back, g_back = w_hat, dequantize(g, g.abs().max())
+        w_back = w_hat
+        g_back = g_hat["sample" if config.grad_input == "sample" else "tensor"]
     dx = torch.autograd.grad(conv(xv, w_back), xv, g_back)[0]
     return y, dx, dw, g.double().sum((0, *range(2, g.dim())))
 
@@ -157,6 +169,175 @@ def test_against_float64(backend, case, recipe, relu):
     close(layer.weight.grad, wanted[2], "dw")
     if layer.bias is not None:
         close(layer.bias.grad, wanted[3], "db")
+
+
+def narrow(x, w, g, **fields):
+    """Settings with grids of these bits."""
+    return dict(activation_bits=x, weight_bits=w, gradient_bits=g, **fields)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        narrow(5, 8, 8),
+        narrow(8, 6, 8, recipe="paper"),
+        narrow(8, 8, 4),
+        narrow(4, 4, 4, recipe="global"),
+        narrow(7, 6, 5, recipe="gvq", grad_input="folded"),
+        dict(recipe="dorefa", rounding="nearest"),
+        narrow(4, 5, 6, recipe="dorefa", rounding="nearest"),
+        dict(recipe="daq", grad_input="sample"),
+        dict(recipe="ui8", rounding="nearest", ui8_beta=1.0),
+        narrow(8, 8, 5, recipe="ui8", rounding="nearest", ui8_beta=1.0),
+        narrow(6, 6, 6, recipe="switchback"),
+    ],
+    ids=lambda config: " ".join(f"{v}" for v in config.values()),
+)
+@pytest.mark.parametrize("case", [0, 2, 4, 9, 11])
+def test_other_grids_and_recipes_against_float64(backend, case, config):
+    cls, arguments, size = CASES[case]
+    layer = cls(**arguments, config=config)
+    x = torch.randn(size).relu()
+    g = torch.randn(layer(x).shape)
+    g *= torch.rand(g.shape[:2]).view(*g.shape[:2], *[1] * (x.dim() - 2))
+    y, dx = run(layer, x, g)
+    s = layer.gradient_quantizer.threshold[-1]
+    wanted = expected(layer, x, g, layer.config, s)
+    close(y, wanted[0], "y")
+    close(dx, wanted[1], "dx")
+    if layer.config.grad_weight != "float":
+        close(layer.weight.grad, wanted[2], "dw")
+    close(layer.bias.grad, wanted[3], "db")
+
+
+@pytest.mark.parametrize("case", range(len(CASES)))
+def test_switchback_grad_weight_is_that_of_the_float_layer(case):
+    cls, arguments, size = CASES[case]
+    layer = cls(**arguments, config="switchback")
+    plain = layer.plain_class(**arguments)
+    x = torch.randn(size)
+    g = torch.randn(plain(x).shape)
+    run(layer, x, g)
+    run(plain, x, g)
+    # The same float32 product of the same operands; only the order of its sums may differ.
+    length = g[:, 0].numel()
+    bound = length * 2.0**-24 * (x.abs().max() * g.abs().max() * length)
+    assert (layer.weight.grad - plain.weight.grad).abs().max() <= bound
+    assert layer.weight.grad.norm() > 0
+
+
+def test_switchback_keeps_the_float_activation_and_no_other():
+    layer = DAQConv2d(16, 16, 3, padding=1, config="switchback")
+    saved = []
+    x = torch.randn(4, 16, 20, 20, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        layer(x)
+    activations = [t for t in saved if t.numel() >= x.numel()]
+    assert sorted(t.untyped_storage().nbytes() for t in activations) == [1, 4 * x.numel()]
+    assert any(t.data_ptr() == x.data_ptr() for t in activations)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("recipe", ["switchback", "dorefa", "ui8"])
+def test_other_recipes_under_autocast(recipe, dtype):
+    layer = DAQConv2d(8, 16, 3, padding=1, config=recipe)
+    exact = nn.Conv2d(8, 16, 3, padding=1)
+    exact.load_state_dict({k: v for k, v in layer.state_dict().items() if "quantizer" not in k})
+    x, g = torch.randn(2, 8, 6, 6), torch.randn(2, 16, 6, 6)
+    run(exact, x, g)
+    x.requires_grad_()
+    with torch.autocast("cpu", dtype):
+        y = layer(x)
+    assert y.dtype == dtype
+    y.backward(g.to(dtype))
+    assert x.grad.dtype == layer.weight.grad.dtype == torch.float32
+    assert (layer.weight.grad - exact.weight.grad).norm() < 0.05 * exact.weight.grad.norm()
+
+
+@pytest.mark.parametrize("recipe", ["switchback", "dorefa", "ui8"])
+def test_other_recipes_and_empty_batches(recipe):
+    layer = DAQConv2d(6, 8, 3, config=recipe)
+    x = torch.randn(0, 6, 7, 7, requires_grad=True)
+    layer(x).sum().backward()
+    assert x.grad.shape == x.shape and not layer.weight.grad.any()
+    assert not layer.gradient_quantizer.iteration.any()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("recipe", ["switchback", "dorefa", "ui8"])
+def test_other_recipes_let_nonfinite_values_surface(recipe, bad):
+    layer = DAQConv2d(6, 8, 3, config=recipe)
+    x, g = torch.randn(2, 6, 5, 5), torch.randn(2, 8, 3, 3)
+    run(layer, x, g)
+    before = copy.deepcopy(layer.gradient_quantizer.state_dict())
+    g[0, 3, 1, 1] = bad
+    _, dx = run(layer, x, g)
+    assert not dx[0].isfinite().any()
+    assert not layer.weight.grad[3].isfinite().any()
+    assert dx[1].isfinite().all() == (recipe == "dorefa")  # a threshold a sample
+    assert torch.equal(layer.gradient_quantizer.threshold[-1], before["threshold"][-1])
+
+
+def test_dorefa_is_unbiased_and_scales_each_sample():
+    """Its noise of half a step each way and rounding to nearest is stochastic rounding."""
+    layer = DAQConv2d(4, 4, 1, bias=False, config="dorefa")
+    with torch.no_grad():
+        layer.weight.copy_(torch.eye(4).view(4, 4, 1, 1))
+    x = torch.randn(2, 4, 8, 8)
+    g = torch.randn(2, 4, 8, 8) * torch.tensor([1.0, 1e-3]).view(2, 1, 1, 1)
+    total, count = torch.zeros_like(g, dtype=torch.float64), 300
+    for _ in range(count):
+        total += run(layer, x, g)[1]
+    step = g.abs().amax((1, 2, 3), keepdim=True) / 127
+    # A mean of `count` draws with standard deviation at most half a step, at 6 sigma.
+    assert ((total / count - g) / step).abs().max() < 6 * 0.5 / count**0.5
+
+
+def test_ui8_scales_the_update_of_weight_and_bias_by_the_deviation(backend):
+    x, g = torch.randn(2, 6, 7, 7), torch.randn(2, 8, 5, 5)
+    g[0, 0, 0, 0] = 40.0  # an outlier: d_c is large at 4 bits
+    scaled = DAQConv2d(6, 8, 3, config=narrow(8, 8, 4, recipe="ui8"))
+    plain = DAQConv2d(6, 8, 3, config=narrow(8, 8, 4, recipe="ui8", ui8_beta=1.0))
+    plain.load_state_dict(scaled.state_dict())
+    dx, dx_plain = run(scaled, x, g)[1], run(plain, x, g)[1]
+    d_c = float(scaled.gradient_quantizer.deviation)
+    factor = max(torch.tensor(-20.0 * d_c).exp().item(), 0.1)
+    assert 0.1 <= factor < 0.95 and plain.gradient_quantizer.update_scale() == 1
+    assert torch.equal(dx, dx_plain)  # the error that flows on is not scaled
+    for name in ("weight", "bias"):
+        wanted = getattr(plain, name).grad * factor
+        torch.testing.assert_close(getattr(scaled, name).grad, wanted)
+
+
+@pytest.mark.parametrize("config", ["paper", "global", "daq", narrow(8, 8, 4, recipe="gvq")])
+@pytest.mark.parametrize("case", [0, 2, 4, 9, 11])
+def test_keeping_the_gradient_s_mean(backend, case, config):
+    """dW differs from the plain recipe's by the float64 dW of the mean of g - ghat."""
+    cls, arguments, size = CASES[case]
+    fields = dict(recipe=config) if isinstance(config, str) else config
+    plain = cls(**arguments, config=fields)
+    layer = cls(**arguments, config=dict(fields, keep_gradient_mean=True))
+    layer.load_state_dict(plain.state_dict())
+    x = torch.randn(size).relu()
+    g = torch.randn(layer(x).shape) ** 5
+    (y, dx), (y_plain, dx_plain) = run(layer, x, g), run(plain, x, g)
+    assert torch.equal(y, y_plain) and torch.equal(dx, dx_plain)
+    axes = (0, *range(2, g.dim()))
+    levels = 2 ** (layer.config.gradient_bits - 1) - 1
+    column = (1, -1, *[1] * (x.dim() - 2))
+    channelwise = layer.config.grad_weight == "channel"
+    s = g.abs().amax(axes) if channelwise else g.abs().max().view(1)
+    mean = (g.double() - dequantize(g, s.view(column), levels)).mean(axes).view(column)
+    g_mean = mean.expand_as(g)
+    # The exact grad-weight of that constant gradient, by the float layer on the quantized x.
+    unsigned = layer.config.unsigned_activations
+    x_hat = dequantize(x, x.abs().max(), 255 if unsigned else 127)
+    exact = layer.plain_class(**arguments).double()
+    wanted = torch.autograd.grad(exact(x_hat), exact.weight, g_mean)[0]
+    change = layer.weight.grad.double() - plain.weight.grad.double()
+    scale = layer.weight.grad.abs().max()
+    assert (change - wanted).abs().max() <= 4 * FLOAT32_ROUNDINGS * scale
+    assert wanted.abs().max() > 100 * FLOAT32_ROUNDINGS * scale
 
 
 @pytest.mark.parametrize("case", range(len(CASES)))
@@ -396,10 +577,23 @@ def test_copies_and_pickles(backend):
         assert torch.equal(other.gradient_quantizer.threshold, layer.gradient_quantizer.threshold)
 
 
-@pytest.mark.parametrize("engine", ["aot_eager", "inductor"])
-def test_compile_without_graph_breaks(engine):
+@pytest.mark.parametrize(
+    ("engine", "config"),
+    [
+        ("aot_eager", "daq"),
+        ("inductor", "daq"),
+        ("aot_eager", "ui8"),
+        ("aot_eager", "switchback"),
+        ("aot_eager", dict(keep_gradient_mean=True)),
+        ("aot_eager", narrow(4, 5, 6, recipe="dorefa")),
+    ],
+)
+def test_compile_without_graph_breaks(engine, config):
     model = nn.Sequential(
-        DAQConv2d(6, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), DAQConv2d(8, 8, 1)
+        DAQConv2d(6, 8, 3, padding=1, config=config),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        DAQConv2d(8, 8, 1, config=config),
     )
     compiled_model = copy.deepcopy(model)
     compiled = torch.compile(compiled_model, fullgraph=True, backend=engine)

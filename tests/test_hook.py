@@ -93,6 +93,25 @@ def test_reference_is_refused_unless_allowed(tmp_path, monkeypatch):
         toy_runner(tmp_path, hook={}).train()
 
 
+@pytest.mark.parametrize("config", [dict(gradient_bits=5), dict(recipe="dorefa")])
+def test_settings_that_kernels_lack_are_refused_unless_allowed(tmp_path, config):
+    hook = dict(config=config, interval=4)
+    if not REFERENCE:
+        with pytest.raises(RuntimeError, match="no kernels quantize by gr.*allow_reference"):
+            toy_runner(tmp_path / "refused", hook=hook).train()
+    runner = toy_runner(tmp_path, hook=dict(hook, allow_reference=True), epochs=3)
+    runner.train()
+    lines = scalars(tmp_path)
+    assert lines[-1]["loss"] < lines[0]["loss"]
+
+
+def test_ui8_logs_its_scale_of_updates(tmp_path):
+    toy_runner(tmp_path, hook=dict(config="ui8", **HOOK), epochs=3).train()
+    lines = scalars(tmp_path)
+    assert all(0.1 <= line["daq_update_scale"] <= 1 for line in lines)
+    assert lines[-1]["loss"] < lines[0]["loss"]
+
+
 def test_checkpoint_holds_thresholds_and_test_loads_it(tmp_path):
     runner = toy_runner(tmp_path, hook=HOOK, epochs=1)
     model = runner.train()
@@ -109,7 +128,7 @@ def test_checkpoint_holds_thresholds_and_test_loads_it(tmp_path):
     digit_version(mmengine.__version__) <= digit_version("0.10.7"),
     reason="upstream mmengine up to 0.10.7 cannot resume its own checkpoints on torch >= 2.6",
 )
-@pytest.mark.parametrize("recipe", ["paper", "daq"])
+@pytest.mark.parametrize("recipe", ["paper", "daq", "ui8"])
 def test_resumed_run_ends_like_an_uninterrupted_one(tmp_path, recipe):
     hook = dict(config=dict(recipe=recipe, rounding="stochastic"), **HOOK)
     whole = toy_runner(tmp_path / "whole", hook=hook, epochs=4).train()

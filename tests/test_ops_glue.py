@@ -185,7 +185,7 @@ def test_forward_writes_what_is_wanted(backend, residual):
         wanted = {name: bool(choice >> i & 1) for i, name in enumerate(WANTED)}
         settings = settings_of(RELU, **wanted)
         check_forward(y, stats, norm(37), other, **settings)
-        if not wanted["want_codes"] and (residual or not wanted["want_q"]):
+        if residual and not wanted["want_codes"]:
             check_forward(y, stats[:, :0], norm(37), other, **settings)
 
 
@@ -453,6 +453,31 @@ def test_empty_batch(backend):
     assert (ops.norm_backward_maxima(*args) == 0).all()
     q = ops.norm_backward_quantize(*args, threshold=torch.ones(1), seed=None)
     assert q.shape == empty.shape
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("allow_unsigned", [True, False])
+def test_quantize_on_a_known_grid(backend, dtype, allow_unsigned):
+    for layout in (torch.contiguous_format, torch.channels_last):
+        x = floats((2, 19, 5, 7), dtype, 3.0).relu().contiguous(memory_format=layout)
+        q, qparams = ops.quantize_x(x, allow_unsigned=allow_unsigned)
+        got = ops.quantize_x_with(x, qparams)
+        assert torch.equal(got, reference_glue.quantize_x_with(x, qparams))
+        # The threshold made of the step may be a rounding off: a tie may go the other way.
+        assert (got.int() - q.int()).abs().max() <= 1
+        assert (got != q).float().mean() < 0.01
+    assert (ops.quantize_x_with(x, torch.tensor([0.0, 0.0])) == 0).all()
+    assert (ops.quantize_x_with(x, torch.tensor([float("nan"), 128.0])) == 128).all()
+
+
+@pytest.mark.parametrize("with_weight", [True, False])
+def test_coefficients(backend, with_weight):
+    sums = torch.randn(2, 21, dtype=torch.float64)
+    weight = torch.randn(21) if with_weight else None
+    args = (sums, 37.0, weight, torch.randn(21), torch.rand(21))
+    got = ops.norm_backward_coefficients(*args)
+    torch.testing.assert_close(got, reference_glue.norm_backward_coefficients(*args))
+    torch.library.opcheck(torch.ops.daq_mm.norm_backward_coefficients.default, args)
 
 
 def test_threads_do_not_change_the_result(backend):

@@ -93,6 +93,30 @@ def calls():
             [True, True, False],
             f32,
         ),
+        "update_direction_threshold": (
+            v["g"],
+            torch.zeros(7),
+            torch.zeros(1),
+            torch.zeros(1, dtype=torch.int64),
+            10,
+            8,
+        ),
+        "composed_forward": (v["x"], v["w"], torch.randn(6), *GEOMETRY, True, f32, 5, 4),
+        "composed_backward": (
+            v["g"],
+            v["q_x"],
+            v["x_qparams"],
+            v["w"],
+            v["threshold"],
+            torch.tensor([7]),
+            *GEOMETRY,
+            "sample",
+            "sample",
+            [True, True, True],
+            f32,
+            5,
+            4,
+        ),
     }
 
 

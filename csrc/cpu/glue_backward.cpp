@@ -114,6 +114,32 @@ std::tuple<at::Tensor, at::Tensor> norm_act_reduce(const at::Tensor& g, const Ma
   return {gz, sums};
 }
 
+at::Tensor norm_backward_coefficients(const at::Tensor& sums, double count,
+                                      const MaybeTensor& weight, const at::Tensor& mean,
+                                      const at::Tensor& invstd) {
+  check_dtype(sums, at::kDouble, "sums");
+  TORCH_CHECK_VALUE(sums.dim() == 2 && sums.size(0) == 2, "sums has size ", sums.sizes(),
+                    "; expected (2, C)");
+  const int64_t channels = sums.size(1);
+  check_mean_and_invstd(mean, invstd, channels);
+  if (weight.has_value()) check_size(*weight, {channels}, "weight");
+  const std::vector<float> means = to_floats(mean), invstds = to_floats(invstd);
+  const std::vector<float> weights =
+      weight.has_value() ? to_floats(*weight) : std::vector<float>(channels, 1.0f);
+  const auto values = sums.accessor<double, 2>();
+  at::Tensor coefficients = at::empty({3, channels}, at::kFloat);
+  float* out = coefficients.mutable_data_ptr<float>();
+  for (int64_t c = 0; c < channels; ++c) {
+    const double inverse = invstds[c];
+    const double scale = inverse * weights[c];
+    const double b = -(scale * inverse * (values[1][c] / count));
+    out[c] = static_cast<float>(scale);
+    out[channels + c] = static_cast<float>(b);
+    out[2 * channels + c] = static_cast<float>(-(scale * (values[0][c] / count)) - b * means[c]);
+  }
+  return coefficients;
+}
+
 at::Tensor norm_backward_apply(const at::Tensor& g, const MaybeTensor& mask, const MaybeTensor& y,
                                const MaybeTensor& grid, const at::Tensor& coefficients) {
   Gradient gradient(g, mask, y, grid);
@@ -186,6 +212,7 @@ at::Tensor norm_backward_quantize(const at::Tensor& g, const MaybeTensor& mask,
 
 TORCH_LIBRARY_IMPL(daq_mm, CPU, m) {
   m.impl("norm_act_reduce", &norm_act_reduce);
+  m.impl("norm_backward_coefficients", &norm_backward_coefficients);
   m.impl("norm_backward_apply", &norm_backward_apply);
   m.impl("norm_backward_maxima", &norm_backward_maxima);
   m.impl("norm_backward_quantize", &norm_backward_quantize);

@@ -219,7 +219,8 @@ norm_act_forward(const at::Tensor& y, const at::Tensor& stats, const MaybeTensor
                  const MaybeTensor& residual, int64_t act, bool want_out, bool want_q,
                  bool allow_unsigned, bool want_codes) {
   const bool q_at_once = want_q && !residual.has_value();
-  check_forward(y, stats, weight, bias, mean, invstd, residual, act, q_at_once || want_codes);
+  check_forward(y, stats, weight, bias, mean, invstd, residual, act,
+                !residual.has_value() || want_codes);
   const int64_t channels = y.size(1);
   const auto type = y.scalar_type();
   const auto format = channels_last_format(y.dim() - 2);
@@ -229,7 +230,7 @@ norm_act_forward(const at::Tensor& y, const at::Tensor& stats, const MaybeTensor
   const auto alike = [&](bool wanted, at::ScalarType t) {
     return wanted ? empty_results(y.sizes(), at::TensorOptions().dtype(t), format) : nothing(t);
   };
-  at::Tensor q = alike(q_at_once, at::kByte), qparams = nothing(at::kFloat);
+  at::Tensor q = alike(q_at_once, at::kByte), qparams = at::empty({2}, at::kFloat);
   at::Tensor codes = alike(want_codes, at::kByte), grid = nothing(at::kFloat);
   at::Tensor out = alike(want_out || (want_q && !q_at_once), type);
   at::Tensor mask = nothing(at::kByte);
@@ -258,10 +259,12 @@ norm_act_forward(const at::Tensor& y, const at::Tensor& stats, const MaybeTensor
     task.codes = codes.data_ptr<uint8_t>();
   }
   ActivationGrid q_grid{};
-  if (q_at_once) {
+  if (!residual.has_value()) {
     const double* extremes = dense_stats.const_data_ptr<double>() + 2 * channels;
     q_grid = grid_from_stats(extremes, extremes + channels, affine, channels, type, act,
                              allow_unsigned);
+  }
+  if (q_at_once) {
     task.q = q.data_ptr<uint8_t>();
     task.q_inverse = q_grid.inverse();
     task.q_levels = q_grid.levels;
@@ -275,15 +278,10 @@ norm_act_forward(const at::Tensor& y, const at::Tensor& stats, const MaybeTensor
     atomic_maximum(magnitude, m);
     atomic_maximum(raw, r);
   });
-  if (want_q) {
-    if (!q_at_once) {
-      q_grid = activation_grid(magnitude, raw, allow_unsigned);
-      q = quantize_x_cpu(out, q_grid).q;
-    }
-    qparams = at::empty({2}, qparams.options());
-    qparams.data_ptr<float>()[0] = q_grid.step();
-    qparams.data_ptr<float>()[1] = static_cast<float>(q_grid.zero_point);
-  }
+  if (residual.has_value()) q_grid = activation_grid(magnitude, raw, allow_unsigned);
+  if (want_q && !q_at_once) q = quantize_x_cpu(out, q_grid).q;
+  qparams.data_ptr<float>()[0] = q_grid.step();
+  qparams.data_ptr<float>()[1] = static_cast<float>(q_grid.zero_point);
   if (!want_out) out = nothing(type);
   return {out, q, qparams, codes, grid, mask};
 }

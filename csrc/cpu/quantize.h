@@ -34,7 +34,7 @@ struct ActivationGrid {
   float step() const { return threshold / levels; }
 };
 
-// From the extremes' bits, as FloatLoops::extremes finds them.
+// From the extremes' bits, as SourceLoops::extremes finds them.
 ActivationGrid activation_grid(uint32_t magnitude, uint32_t raw, bool allow_unsigned);
 
 // Writes x on a grid that is known.

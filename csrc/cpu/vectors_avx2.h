@@ -33,13 +33,14 @@ inline Floats clamp(Floats v, Floats low, Floats high) {  // NaN gives 0
 }
 inline Ints nearest(Floats v) { return _mm256_cvtps_epi32(v); }
 inline Ints downward(Floats v) { return _mm256_cvtps_epi32(_mm256_floor_ps(v)); }
-inline void store_bytes(Ints v, int8_t* out) {
-  // The low bytes of each 128-bit lane's words, then both lanes' four bytes together.
-  const __m256i pick = _mm256_set1_epi32(0x0C080400);
-  const __m256i bytes = _mm256_shuffle_epi8(v, pick);
-  const __m128i both = _mm_unpacklo_epi32(_mm256_castsi256_si128(bytes),
-                                          _mm256_extracti128_si256(bytes, 1));
-  _mm_storel_epi64(reinterpret_cast<__m128i*>(out), both);
+// The low bytes of four vectors. Packing works within 128-bit lanes, which then change places.
+inline void store_bytes(Ints a, Ints b, Ints c, Ints d, uint8_t* out) {
+  const Ints low = _mm256_set1_epi32(0xff);
+  const Ints ab = _mm256_packs_epi32(_mm256_and_si256(a, low), _mm256_and_si256(b, low));
+  const Ints cd = _mm256_packs_epi32(_mm256_and_si256(c, low), _mm256_and_si256(d, low));
+  const Ints order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out),
+                      _mm256_permutevar8x32_epi32(_mm256_packus_epi16(ab, cd), order));
 }
 
 using Lanes = __m256;  // all ones or zero
@@ -53,6 +54,13 @@ inline Floats sub(Floats a, Floats b) { return _mm256_sub_ps(a, b); }
 inline Floats smaller(Floats a, Floats b) { return _mm256_min_ps(a, b); }  // b if one is NaN
 inline Floats larger(Floats a, Floats b) { return _mm256_max_ps(a, b); }
 inline Ints larger_bits(Ints a, Ints b) { return _mm256_max_epu32(a, b); }
+inline Ints larger_ints(Ints a, Ints b) { return _mm256_max_epi32(a, b); }
+inline uint32_t largest_bits(Ints v) {
+  uint32_t lanes[kWidth], most = 0;
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(lanes), v);
+  for (uint32_t lane : lanes) most = lane > most ? lane : most;
+  return most;
+}
 inline Ints load(const uint32_t* v) {
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(v));
 }
@@ -149,7 +157,12 @@ inline Floats load_bytes(const uint8_t* v, Some some) {
   return load_bytes(Copy<1>(v, some).bytes, All{});
 }
 inline void store_bytes(Ints v, uint8_t* out, All) {
-  store_bytes(v, reinterpret_cast<int8_t*>(out));
+  // The low bytes of each 128-bit lane's words, then both lanes' four bytes together.
+  const __m256i pick = _mm256_set1_epi32(0x0C080400);
+  const __m256i bytes = _mm256_shuffle_epi8(v, pick);
+  const __m128i both = _mm_unpacklo_epi32(_mm256_castsi256_si128(bytes),
+                                          _mm256_extracti128_si256(bytes, 1));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(out), both);
 }
 inline void store_bytes(Ints v, uint8_t* out, Some some) {
   Copy<1> copy;

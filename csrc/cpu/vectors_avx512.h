@@ -40,8 +40,13 @@ inline Ints nearest(Floats v) { return _mm512_cvtps_epi32(v); }
 inline Ints downward(Floats v) {
   return _mm512_cvt_roundps_epi32(v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
 }
-inline void store_bytes(Ints v, int8_t* out) {
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm512_cvtepi32_epi8(v));
+// The low bytes of four vectors. Packing works within 128-bit lanes, which then change places.
+inline void store_bytes(Ints a, Ints b, Ints c, Ints d, uint8_t* out) {
+  const Ints low = _mm512_set1_epi32(0xff);
+  const Ints ab = _mm512_packs_epi32(_mm512_and_si512(a, low), _mm512_and_si512(b, low));
+  const Ints cd = _mm512_packs_epi32(_mm512_and_si512(c, low), _mm512_and_si512(d, low));
+  const Ints order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  _mm512_storeu_si512(out, _mm512_permutexvar_epi32(order, _mm512_packus_epi16(ab, cd)));
 }
 
 using Lanes = __mmask16;
@@ -57,6 +62,8 @@ inline Floats sub(Floats a, Floats b) { return _mm512_sub_ps(a, b); }
 inline Floats smaller(Floats a, Floats b) { return _mm512_min_ps(a, b); }  // b if one is NaN
 inline Floats larger(Floats a, Floats b) { return _mm512_max_ps(a, b); }
 inline Ints larger_bits(Ints a, Ints b) { return _mm512_max_epu32(a, b); }
+inline Ints larger_ints(Ints a, Ints b) { return _mm512_max_epi32(a, b); }
+inline uint32_t largest_bits(Ints v) { return _mm512_reduce_max_epu32(v); }
 inline Ints load(const uint32_t* v) { return _mm512_loadu_si512(v); }
 inline void store(Floats v, float* out) { _mm512_storeu_ps(out, v); }
 inline void store(Ints v, uint32_t* out) { _mm512_storeu_si512(out, v); }

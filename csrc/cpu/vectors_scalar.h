@@ -49,7 +49,10 @@ inline Ints downward(Floats v) {
   const Ints near = nearest(v);
   return to_floats(near) > v ? near - 1 : near;
 }
-inline void store_bytes(Ints v, int8_t* out) { *out = static_cast<int8_t>(v); }
+inline void store_bytes(Ints a, Ints b, Ints c, Ints d, uint8_t* out) {
+  const Ints values[4] = {a, b, c, d};
+  for (int i = 0; i < 4; ++i) out[i] = static_cast<uint8_t>(values[i]);
+}
 
 using Lanes = bool;
 struct All {};
@@ -59,6 +62,10 @@ inline Floats sub(Floats a, Floats b) { return a - b; }
 inline Floats smaller(Floats a, Floats b) { return a < b ? a : b; }  // b if one is NaN
 inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
 inline Ints larger_bits(Ints a, Ints b) { return a > b ? a : b; }
+inline Ints larger_ints(Ints a, Ints b) {
+  return static_cast<int32_t>(a) > static_cast<int32_t>(b) ? a : b;
+}
+inline uint32_t largest_bits(Ints v) { return v; }
 inline Ints load(const uint32_t* v) { return *v; }
 inline void store(Floats v, float* out) { *out = v; }
 inline void store(Ints v, uint32_t* out) { *out = v; }

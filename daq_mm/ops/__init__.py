@@ -2,7 +2,11 @@
 
 from . import conv, glue, quantize, thresholds  # noqa: F401  (defines the schemas)
 from .backend import backend_of, cpu_capability, kernels_built, set_cpu_capability
+from .composed import composed_backward, composed_forward, sample_thresholds
 from .conv import conv_backward, conv_forward, forward, grad_input, grad_weight
+from .direction import update_direction_threshold
+from .dropped_mean import dropped_mean_grad_weight
+from .float_grad_weight import float_grad_weight
 from .geometry import MAX_INT32_CONTRACTION, MAX_INT32_CONTRACTION_UNSIGNED, ConvGeometry
 from .glue import (
     batch_norm_statistics,
@@ -10,8 +14,10 @@ from .glue import (
     norm_act_forward,
     norm_act_reduce,
     norm_backward_apply,
+    norm_backward_coefficients,
     norm_backward_maxima,
     norm_backward_quantize,
+    quantize_x_with,
     stats_of,
     thresholds_from_maxima,
 )
@@ -24,10 +30,14 @@ __all__ = [
     "ConvGeometry",
     "backend_of",
     "batch_norm_statistics",
+    "composed_backward",
+    "composed_forward",
     "conv_backward",
     "conv_forward",
     "conv_forward_stats",
     "cpu_capability",
+    "dropped_mean_grad_weight",
+    "float_grad_weight",
     "forward",
     "grad_input",
     "grad_weight",
@@ -35,14 +45,18 @@ __all__ = [
     "norm_act_forward",
     "norm_act_reduce",
     "norm_backward_apply",
+    "norm_backward_coefficients",
     "norm_backward_maxima",
     "norm_backward_quantize",
     "quantize_g",
     "quantize_w",
     "quantize_w_folded",
     "quantize_x",
+    "quantize_x_with",
+    "sample_thresholds",
     "set_cpu_capability",
     "stats_of",
     "thresholds_from_maxima",
+    "update_direction_threshold",
     "update_thresholds",
 ]

@@ -70,7 +70,7 @@ def _fake_norm_act_forward(
     return (
         _like(y, y.dtype) if want_out else y.new_empty(0),
         _like(y, torch.uint8) if want_q else y.new_empty(0, dtype=torch.uint8),
-        y.new_empty(2 if want_q else 0, dtype=torch.float32),
+        y.new_empty(2, dtype=torch.float32),
         _like(y, torch.uint8) if want_codes else y.new_empty(0, dtype=torch.uint8),
         y.new_empty((2, channels) if want_codes else (0,), dtype=torch.float32),
         y.new_empty(mask_size, dtype=torch.uint8),
@@ -135,6 +135,17 @@ define(
     f"norm_backward_quantize({_BACKWARD}, Tensor threshold, Tensor? seed) -> Tensor",
     reference_glue.norm_backward_quantize,
     lambda g, *_: _like(g, torch.int8),
+)
+define(
+    "norm_backward_coefficients(Tensor sums, float count, Tensor? weight, Tensor mean, "
+    "Tensor invstd) -> Tensor",
+    reference_glue.norm_backward_coefficients,
+    lambda sums, *_: sums.new_empty((3, sums.shape[1]), dtype=torch.float32),
+)
+define(
+    "quantize_x_with(Tensor x, Tensor qparams) -> Tensor",
+    reference_glue.quantize_x_with,
+    lambda x, qparams: _like(x, torch.uint8),
 )
 define(
     "thresholds_from_maxima(Tensor maximum, Tensor(a!) threshold, Tensor tail_probability, "
@@ -246,7 +257,7 @@ def norm_act_forward(
 
     Args:
         y: (N, C, *spatial) in D, channels-last.
-        stats: of y, float64 (4, C); read for `want_codes`, and for `want_q` without residual.
+        stats: of y, float64 (4, C); its extremes are read for `want_codes` and without residual.
         weight, bias: batch norm's, (C,) of a float dtype, or None for 1 and 0.
         mean, invstd: float32 (C,), of the batch or of the running averages; both None for no
             norm, then weight and bias must be None too.
@@ -257,8 +268,8 @@ def norm_act_forward(
 
     Returns:
         out: in D, channels-last.
-        q, qparams: `quantize_x(out, allow_unsigned)`. If a channel's scale or shift is not finite
-            qparams' step is not either.
+        q, qparams: `quantize_x(out, allow_unsigned)`; qparams also if q is not wanted. If a
+            channel's scale or shift is not finite qparams' step is not either.
         codes: uint8, like y: round_half_even(clamp((y - low) * inv, 0, 255)) with
             inv = 255 / (maximum - minimum) in float32, 0 where that is not finite.
         grid: float32 (2, C): low = minimum, step = (maximum - minimum) / 255.
@@ -312,6 +323,41 @@ def norm_act_reduce(
         sum of magnitudes.
     """
     return torch.ops.daq_mm.norm_act_reduce(g, g2, mask, y, grid, mean, invstd, want_gz)
+
+
+def norm_backward_coefficients(
+    sums: Tensor, count: float, weight: Tensor | None, mean: Tensor, invstd: Tensor
+) -> Tensor:
+    """(a, b, c) of batch norm's gradient dy = a gz + b y + c.
+
+    With s = weight * invstd, m1 and m2 the means of gz and of gz x_hat, x_hat = (y - mean) invstd:
+    dy = s (gz - m1 - x_hat m2) (Ioffe and Szegedy 2015, section 3). Computed in float64.
+
+    Args:
+        sums: float64 (2, C), from `norm_act_reduce`; of several processes: added up.
+        count: values a channel, N * positions, of all processes.
+        weight: batch norm's, (C,) of a float dtype, or None for 1.
+        mean, invstd: float32 (C,), of the batch.
+
+    Returns:
+        float32 (3, C).
+    """
+    return torch.ops.daq_mm.norm_backward_coefficients(sums, count, weight, mean, invstd)
+
+
+def quantize_x_with(x: Tensor, qparams: Tensor) -> Tensor:
+    """Quantize an activation on a grid that is known, in one pass.
+
+    Args:
+        x: (N, C, *spatial), float32, bfloat16 or float16, of any layout.
+        qparams: float32 (2,) = (step, zero point) of `norm_act_forward` for this x.
+
+    Returns:
+        uint8, x's shape, channels-last: round_half_even(x * inv) + zero point, inv = levels /
+        (step * levels) in float32, 255 levels for zero point 0 and 127 for 128; 0 where inv is not
+        finite.
+    """
+    return torch.ops.daq_mm.quantize_x_with(x, qparams)
 
 
 def norm_backward_apply(

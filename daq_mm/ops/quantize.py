@@ -65,16 +65,17 @@ def quantize_x(x: Tensor, *, allow_unsigned: bool) -> tuple[Tensor, Tensor]:
     return torch.ops.daq_mm.quantize_x(x, allow_unsigned)
 
 
-def quantize_w(w: Tensor) -> tuple[Tensor, Tensor]:
+def quantize_w(w: Tensor, *, bits: int = 8) -> tuple[Tensor, Tensor]:
     """Quantize a weight with one threshold, its absolute maximum (paper, section 3.1).
 
     Args:
         w: (Co, Ci / groups, *kernel), float32, bfloat16 or float16.
+        bits: of the grid; kernels serve 8, the reference 2 to 8.
 
     Returns:
         q_w: int8 in -127..127, w's shape, contiguous; w_step: float32 (1,).
     """
-    return torch.ops.daq_mm.quantize_w(w)
+    return torch.ops.daq_mm.quantize_w(w) if bits == 8 else reference.quantize_w(w, bits)
 
 
 def quantize_w_folded(w: Tensor, g_threshold: Tensor, *, groups: int) -> tuple[Tensor, Tensor]:
@@ -96,18 +97,24 @@ def quantize_w_folded(w: Tensor, g_threshold: Tensor, *, groups: int) -> tuple[T
     return torch.ops.daq_mm.quantize_w_folded(w, g_threshold, groups)
 
 
-def quantize_g(g: Tensor, threshold: Tensor, *, seed: Tensor | None = None) -> Tensor:
+def quantize_g(
+    g: Tensor, threshold: Tensor, *, seed: Tensor | None = None, bits: int = 8
+) -> Tensor:
     """Quantize an output gradient, clipping at the threshold (paper, section 3.2).
 
     Args:
         g: (N, Co, *out), float32, bfloat16 or float16.
         threshold: float32, (Co,) for one a channel or (1,) for one a tensor. A threshold of 0
             or a non-finite one gives zeros here; the latter's step is non-finite too, so what
-            is computed from it is not silently zero.
+            is computed from it is not silently zero. With axes to broadcast to g, e.g. (N, 1, *1)
+            for one a sample, the reference serves it.
         seed: int64 (1,) for stochastic rounding, a function of (seed, position) alone; None
             rounds to nearest, ties to even.
+        bits: of the grid; kernels serve 8, the reference 2 to 8.
 
     Returns:
         int8 in -127..127, g's shape, channels-last.
     """
-    return torch.ops.daq_mm.quantize_g(g, threshold, seed)
+    if bits == 8 and threshold.dim() == 1:
+        return torch.ops.daq_mm.quantize_g(g, threshold, seed)
+    return reference.quantize_g(g, threshold, seed, bits)

@@ -15,6 +15,8 @@ non-finite: it is never turned into zeros.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 
@@ -25,6 +27,16 @@ Tensor = torch.Tensor
 
 #: The stored value of zero for signed activations; unsigned ones have 0.
 SIGNED_ZERO_POINT = 128
+
+
+def signed_levels(bits: int) -> int:
+    """Grid points on each side of zero: 127 for 8 bits, 7 for 4."""
+    return 2 ** (bits - 1) - 1
+
+
+def unsigned_levels(bits: int) -> int:
+    """Grid points above zero: 255 for 8 bits, 15 for 4."""
+    return 2**bits - 1
 
 
 def inverse_step(threshold: Tensor, levels: int) -> Tensor:
@@ -60,41 +72,46 @@ def absolute_maximum(x: Tensor, dim: tuple[int, ...] | None = None) -> Tensor:
     return magnitude.sum(dim)
 
 
-def quantize_x(x: Tensor, allow_unsigned: bool) -> tuple[Tensor, Tensor]:
+def quantize_x(x: Tensor, allow_unsigned: bool, bits: int = 8) -> tuple[Tensor, Tensor]:
     """See `daq_mm.ops.quantize.quantize_x`."""
+    below, above = signed_levels(bits), unsigned_levels(bits)
     values = x.detach().float()
     low = values.amin() if x.numel() else values.new_zeros(())
     high = values.amax() if x.numel() else values.new_zeros(())
     unsigned = (low >= 0) if allow_unsigned else torch.zeros_like(low, dtype=torch.bool)
     threshold = torch.maximum(low.abs(), high.abs())
-    levels = torch.where(unsigned, 255.0, 127.0)
+    levels = torch.where(unsigned, float(above), float(below))
     zero_point = torch.where(unsigned, 0.0, float(SIGNED_ZERO_POINT))
-    inverse = torch.where(unsigned, inverse_step(threshold, 255), inverse_step(threshold, 127))
+    inverse = torch.where(unsigned, inverse_step(threshold, above), inverse_step(threshold, below))
     scaled = torch.nan_to_num(values * inverse, nan=0.0)
     q = torch.round(torch.minimum(torch.maximum(scaled, -levels), levels)) + zero_point
     return _to_channels_last(q.to(torch.uint8)), torch.stack([threshold / levels, zero_point])
 
 
-def quantize_w(w: Tensor) -> tuple[Tensor, Tensor]:
+def quantize_w(w: Tensor, bits: int = 8) -> tuple[Tensor, Tensor]:
     """See `daq_mm.ops.quantize.quantize_w`."""
+    levels = signed_levels(bits)
     values = w.detach().float()
     threshold = absolute_maximum(values)
-    scaled = torch.nan_to_num(values * inverse_step(threshold, 127), nan=0.0)
-    q = torch.round(scaled.clamp(-127, 127)).to(torch.int8)
-    return q.contiguous(), (threshold / 127).view(1)
+    scaled = torch.nan_to_num(values * inverse_step(threshold, levels), nan=0.0)
+    q = torch.round(scaled.clamp(-levels, levels)).to(torch.int8)
+    return q.contiguous(), (threshold / levels).view(1)
 
 
-def quantize_w_folded(w: Tensor, g_threshold: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+def quantize_w_folded(
+    w: Tensor, g_threshold: Tensor, groups: int, w_bits: int = 8, g_bits: int = 8
+) -> tuple[Tensor, Tensor]:
     """See `daq_mm.ops.quantize.quantize_w_folded`."""
-    g_step = g_threshold.float() / 127
+    levels = signed_levels(w_bits)
+    g_step = g_threshold.float() / signed_levels(g_bits)
     folded = w.detach().float() * g_step.view(-1, *([1] * (w.dim() - 1)))
     # (groups, Co / groups, Ci / groups, *kernel): an input channel's threshold spans its group.
     grouped = folded.reshape(groups, w.shape[0] // groups, w.shape[1], -1)
     threshold = absolute_maximum(grouped, (1, 3))
-    inverse = inverse_step(threshold, 127)[:, None, :, None]
+    inverse = inverse_step(threshold, levels)[:, None, :, None]
     scaled = torch.nan_to_num(grouped * inverse, nan=0.0)
-    q = torch.round(scaled.clamp(-127, 127)).to(torch.int8)
-    return q.reshape(w.shape).contiguous(), (threshold / 127).reshape(-1)
+    q = torch.round(scaled.clamp(-levels, levels)).to(torch.int8)
+    return q.reshape(w.shape).contiguous(), (threshold / levels).reshape(-1)
 
 
 def uniform_from_index(shape: torch.Size, seed: Tensor) -> Tensor:
@@ -120,14 +137,17 @@ def uniform_from_index(shape: torch.Size, seed: Tensor) -> Tensor:
     return uniform.view(n, *spatial, c).movedim(-1, 1)
 
 
-def quantize_g(g: Tensor, threshold: Tensor, seed: Tensor | None) -> Tensor:
-    """See `daq_mm.ops.quantize.quantize_g`."""
-    inverse = _per_channel(inverse_step(threshold.float(), 127), g.dim() - 2)
-    scaled = torch.nan_to_num(g.detach().float() * inverse, nan=0.0).clamp(-127, 127)
+def quantize_g(g: Tensor, threshold: Tensor, seed: Tensor | None, bits: int = 8) -> Tensor:
+    """See `daq_mm.ops.quantize.quantize_g`; a threshold may also have axes to broadcast to g."""
+    levels = signed_levels(bits)
+    inverse = inverse_step(threshold.float(), levels)
+    if threshold.dim() == 1:
+        inverse = _per_channel(inverse, g.dim() - 2)
+    scaled = torch.nan_to_num(g.detach().float() * inverse, nan=0.0).clamp(-levels, levels)
     if seed is None:
         q = torch.round(scaled)
     else:
-        q = torch.floor(scaled + uniform_from_index(g.shape, seed)).clamp(-127, 127)
+        q = torch.floor(scaled + uniform_from_index(g.shape, seed)).clamp(-levels, levels)
     return _to_channels_last(q.to(torch.int8))
 
 
@@ -318,11 +338,15 @@ def conv_forward(
     groups: int,
     allow_unsigned: bool,
     out_dtype: torch.dtype,
+    *,
+    x_bits: int = 8,
+    w_bits: int = 8,
+    product: Callable = forward,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See `daq_mm.ops.conv.conv_forward`."""
-    q_x, x_qparams = quantize_x(x, allow_unsigned)
-    q_w, w_step = quantize_w(w)
-    y = forward(q_x, x_qparams, q_w, w_step, bias, stride, padding, dilation, groups, out_dtype)
+    """See `daq_mm.ops.conv.conv_forward`; `product` is what computes the integer product."""
+    q_x, x_qparams = quantize_x(x, allow_unsigned, x_bits)
+    q_w, w_step = quantize_w(w, w_bits)
+    y = product(q_x, x_qparams, q_w, w_step, bias, stride, padding, dilation, groups, out_dtype)
     return _in_format(y, result_format(x, w)), q_x, x_qparams
 
 
@@ -341,28 +365,34 @@ def conv_backward(
     channel_grad_weight: bool,
     output_mask: list[bool],
     x_dtype: torch.dtype,
+    *,
+    w_bits: int = 8,
+    g_bits: int = 8,
+    products: tuple[Callable, Callable] = (grad_input, grad_weight),
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See `daq_mm.ops.conv.conv_backward`."""
+    """See `daq_mm.ops.conv.conv_backward`; `products` compute grad-input and grad-weight."""
+    input_product, weight_product = products
+    g_levels = signed_levels(g_bits)
     by_channel, by_tensor = threshold[:-1], threshold[-1:]
     dx, dw, db = g.new_empty(0), g.new_empty(0), g.new_empty(0)
     if output_mask[0]:
         if folded:
-            q_g = quantize_g(g, by_channel, seed)
-            q_w, step = quantize_w_folded(w, by_channel, groups)
+            q_g = quantize_g(g, by_channel, seed, g_bits)
+            q_w, step = quantize_w_folded(w, by_channel, groups, w_bits, g_bits)
         else:
-            q_g = quantize_g(g, by_tensor, seed)
-            q_w, w_step = quantize_w(w)
-            step = (by_tensor / 127) * w_step
-        dx = grad_input(q_g, q_w, step, q_x.shape, stride, padding, dilation, groups, x_dtype)
+            q_g = quantize_g(g, by_tensor, seed, g_bits)
+            q_w, w_step = quantize_w(w, w_bits)
+            step = (by_tensor / g_levels) * w_step
+        dx = input_product(q_g, q_w, step, q_x.shape, stride, padding, dilation, groups, x_dtype)
         dx = _in_format(dx, result_format(g, w))
     if output_mask[1]:
         g_threshold = by_channel if channel_grad_weight else by_tensor
-        q_g = quantize_g(g, g_threshold, seed)
-        dw = grad_weight(
+        q_g = quantize_g(g, g_threshold, seed, g_bits)
+        dw = weight_product(
             q_x,
             x_qparams,
             q_g,
-            (g_threshold / 127).expand(w.shape[0]),
+            (g_threshold / g_levels).expand(w.shape[0]),
             list(w.shape[2:]),
             stride,
             padding,

@@ -126,9 +126,9 @@ def norm_act_forward(
             out = torch.where(out >= 6, 6, out)
             passes &= ~(v >= 6)
         mask = pack_mask(passes)
-    q, qparams = y.new_empty(0, dtype=torch.uint8), y.new_empty(0, dtype=torch.float32)
-    if want_q:
-        q, qparams = reference.quantize_x(out, allow_unsigned)
+    q, qparams = reference.quantize_x(out, allow_unsigned)
+    if not want_q:
+        q = y.new_empty(0, dtype=torch.uint8)
     codes, grid = y.new_empty(0, dtype=torch.uint8), y.new_empty(0, dtype=torch.float32)
     if want_codes:
         codes, grid = _to_channels_last(_codes(y, stats)), _grid(stats)
@@ -187,6 +187,28 @@ def norm_act_reduce(
         x_hat = (_y_hat(y, grid) - _per_channel(mean, rank)) * _per_channel(invstd, rank)
         sums[1] = (gz.float() * x_hat).double().sum(over)
     return _to_channels_last(gz.clone()) if want_gz else g.new_empty(0), sums
+
+
+def norm_backward_coefficients(
+    sums: Tensor, count: float, weight: Tensor | None, mean: Tensor, invstd: Tensor
+) -> Tensor:
+    """See `daq_mm.ops.glue.norm_backward_coefficients`."""
+    invstd = invstd.double()
+    scale = invstd if weight is None else invstd * weight.detach().double()
+    m1, m2 = (sums / count).unbind()
+    b = -(scale * invstd * m2)
+    return torch.stack([scale, b, -(scale * m1) - b * mean.double()]).float()
+
+
+def quantize_x_with(x: Tensor, qparams: Tensor) -> Tensor:
+    """See `daq_mm.ops.glue.quantize_x_with`."""
+    step, zero_point = qparams.unbind()
+    levels = torch.where(zero_point == 0, 255.0, 127.0)
+    inverse = levels / (step * levels)
+    inverse = torch.where(torch.isfinite(inverse) & torch.isfinite(step), inverse, 0.0)
+    scaled = torch.nan_to_num(x.detach().float() * inverse, nan=0.0)
+    q = torch.round(torch.minimum(torch.maximum(scaled, -levels), levels)) + zero_point
+    return _to_channels_last(q.to(torch.uint8))
 
 
 def norm_backward_apply(
