@@ -88,20 +88,22 @@ DAQ_MM_INLINE void store_column_with_stats(const Tile& tile, const BlockTask& ta
   const auto column = load_column<kOut, kBias>(task.finish, C * kVector);
   uint8_t* out = task.out + C * kVector * kElementSize<kOut>;
   Moments moments(tile.row[0].v[C]);
-  const __mmask16 mask = first_lanes(lanes);
-  const auto store_one = [&](__m512i sums, uint8_t* at) __attribute__((always_inline)) {
+  const auto result = [&](__m512i sums) __attribute__((always_inline)) {
     const __m512 y = finish<kOut, kBias>(sums, column);
-    if (kElementSize<kOut> == 4 && task.streaming) {
-      _mm512_stream_ps(reinterpret_cast<float*>(at), y);
-    } else {
-      store_some<kOut>(y, at, mask);
-    }
     moments.take<kOut>(sums, y);
+    return y;
   };
-  if (pixels >= static_cast<int64_t>(sizeof...(P))) {
-    (store_one(tile.row[P].v[C], out + out_at[P]), ...);
+  if (kElementSize<kOut> == 4 && task.streaming) {
+    ((P < pixels ? _mm512_stream_ps(reinterpret_cast<float*>(out + out_at[P]),
+                                    result(tile.row[P].v[C]))
+                 : void()),
+     ...);
+  } else if (lanes >= kVector && pixels >= static_cast<int64_t>(sizeof...(P))) {
+    (store<kOut>(result(tile.row[P].v[C]), out + out_at[P]), ...);
   } else {
-    ((P < pixels ? store_one(tile.row[P].v[C], out + out_at[P]) : void()), ...);
+    const __mmask16 mask = first_lanes(lanes);
+    ((P < pixels ? store_some<kOut>(result(tile.row[P].v[C]), out + out_at[P], mask) : void()),
+     ...);
   }
   moments.add_into(stats, C * kVector);
 }
