@@ -149,7 +149,8 @@ class _Unit(torch.autograd.Function):
             if needs[0]:
                 dx = ops.norm_backward_apply(*glue).to(ctx.x_dtype)
         elif needs[0] or needs[1]:
-            dy_sum = _gradient_sum(ctx, sums, coefficients)
+            keeps_mean = call.conv.config.keep_gradient_mean
+            dy_sum = _gradient_sum(ctx, sums, coefficients) if keeps_mean else None
             dx, dw = _conv_backward(ctx, glue, q_x, x_qparams, w, dy_sum)
         d_gamma = sums[1].to(gamma.dtype) if needs[3] else None
         d_beta = sums[0].to(call.norm.beta_dtype) if needs[4] else None

@@ -14,7 +14,7 @@ TOOLS = Path(__file__).resolve().parent.parent / "tools"
 sys.path.insert(0, str(TOOLS))
 
 import bench_train  # noqa: E402
-from bench import memory, modes, networks  # noqa: E402
+from bench import layer_profile, memory, modes, networks  # noqa: E402
 from bench.timing import Summary  # noqa: E402
 from bench.train_report import add_ratios, tables  # noqa: E402
 from bench.training import Setting, Trainer, check_loss, warm_up  # noqa: E402
@@ -107,23 +107,28 @@ def test_memory_of_a_mode():
         assert peak["peak"] >= peak["idle"] > 0
 
 
-def test_memory_of_fused_convolutions_is_not_told_apart():
-    def fused_network():
-        conv, norm = torch.nn.Conv2d, torch.nn.BatchNorm2d
-        return networks.Network(
-            torch.nn.Sequential(
-                *(conv(3, 4, 1), conv(4, 4, 1), norm(4), torch.nn.ReLU(), torch.nn.Flatten()),
-                *(torch.nn.LazyLinear(1), torch.nn.Flatten(0), torch.nn.Softmax(0)),
-            ).train(),
-            lambda n, device: (torch.randn(n, 3, 8, 8, device=device),),
-        )
+class Mean(torch.nn.Module):
+    def forward(self, x):
+        return x.mean()
 
-    network = fused_network()
-    network.module(*network.batch(2, torch.device("cpu")))
+
+def test_memory_and_profile_of_fused_convolutions():
+    conv = torch.nn.Conv2d
+    network = networks.Network(
+        torch.nn.Sequential(
+            *(conv(3, 4, 1), conv(4, 4, 1), torch.nn.BatchNorm2d(4), torch.nn.ReLU(), Mean())
+        ).train(),
+        lambda n, device: (torch.randn(n, 3, 8, 8, device=device),),
+    )
     fused = memory.saved_for_backward(Trainer(network, modes.MODES["int8-fused-fp32"], setting()))
     apart = memory.saved_for_backward(Trainer(network, modes.MODES["int8"], setting()))
     assert (fused["convolutions"], fused["int8_layers"]) == (None, None)
     assert 0 < fused["all"] < apart["all"]
+    trainer = Trainer(network, modes.MODES["int8-fused-fp32"], setting())
+    profile = layer_profile.profile_iterations(trainer, iterations=1)
+    assert {"fused glue forward", "fused glue backward"} <= profile["by_kind"].keys()
+    unit = next(r for r in profile["by_convolution"] if r["w_size"] == (4, 4, 1, 1))
+    assert unit["calls"] == 1 and unit["forward_s"] > 0 and unit["backward_s"] > 0
 
 
 def test_tables_of_modes():

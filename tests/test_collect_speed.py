@@ -41,7 +41,7 @@ def write(path, tool, **fields):
 
 @pytest.fixture
 def train(tmp_path):
-    records = [mode("fp32", 2.0), mode("bf16", 1.0, fp32=2.0), mode("bf16-compile"),
+    records = [mode("fp32", 2.0, bf16=0.5), mode("bf16", 1.0, fp32=2.0), mode("bf16-compile"),
                mode("int8", 0.5, fp32=4.0, bf16=2.0)]  # fmt: skip
     arguments = {"model": "net", "batch": 4, "size": 64}
     return write(tmp_path / "train.json", "bench_train.py", records=records, arguments=arguments)

@@ -254,9 +254,9 @@ def test_a_suite_goes_on_after_its_training_and_it_were_killed(tiny_data):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(arguments, env=environment, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 600
-    while not (tiny_data / f"runs/{name}/epoch_1.pth").exists() and time.monotonic() < deadline:
+    saved = tiny_data / f"runs/{name}/last_checkpoint"  # written after the checkpoint itself
+    while not saved.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    time.sleep(0.5)  # the checkpoint is written to its end
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     process.kill()
     os.kill(int(children[0]), signal.SIGKILL)

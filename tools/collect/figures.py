@@ -37,7 +37,7 @@ STYLE = {
         ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK
     ),
 }
-NETWORK_MARKERS = "osD^vPX<>*"
+SIGNS = "osD^vPX<"
 NETWORKS_IN_A_ROW = 4
 FORMATS = ("svg", "png")
 
@@ -135,26 +135,32 @@ def draw_curves(metric, loss, group: pd.DataFrame, recipes: list[str], title: st
 
 
 def speed(table: pd.DataFrame) -> Figure:
-    """Difference to FP32 against speed: above and to the right is better."""
+    """Difference to FP32 against speed: above and to the right is better.
+
+    Colours are methods; signs are networks, or tasks where there are more networks than signs.
+    """
     cells = table[table.difference.notna() & table.times_fp32.notna()]
     recipes = list(table.recipe)
-    networks = list(dict.fromkeys(table.network))
-    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    kind = "network" if table.network.nunique() <= len(SIGNS) else "task"
+    signs = dict(zip(dict.fromkeys(table[kind]), SIGNS, strict=False))
+    figure = Figure(figsize=(7, 3.8), layout="constrained")
     axes = figure.subplots()
     axes.axhspan(-MARGIN, MARGIN, color="#85888f", alpha=0.18, linewidth=0)
     axes.plot(1, 0, "+", color=INK, markersize=10, label="fp32")
     for cell in cells.itertuples():
         colour = colour_of(cell.recipe, recipes)
-        marker = NETWORK_MARKERS[networks.index(cell.network) % len(NETWORK_MARKERS)]
-        label = f"{cell.network}: {cell.method}"
-        axes.plot(cell.times_fp32, cell.difference, marker, color=colour, label=label)
+        axes.plot(cell.times_fp32, cell.difference, signs[getattr(cell, kind)], color=colour, ms=5)
         if pd.notna(cell.low):
             axes.plot(
-                [cell.times_fp32] * 2, [cell.low, cell.high], color=colour, linewidth=1, alpha=0.6
+                [cell.times_fp32] * 2, [cell.low, cell.high], color=colour, linewidth=1, alpha=0.5
             )
+    for recipe in dict.fromkeys(cells.recipe):
+        axes.plot([], [], "-", linewidth=4, color=colour_of(recipe, recipes), label=recipe)
+    for name, sign in signs.items():
+        axes.plot([], [], sign, color="#85888f", label=name)
     axes.set_xlabel("× FP32's speed, a training iteration")
     axes.set_ylabel("points against FP32, 95% interval")
-    axes.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
@@ -188,7 +194,7 @@ def files_of(figure: Figure, stem: Path, fingerprint: str) -> dict[Path, bytes]:
             metadata = {"Description": _description(fingerprint)}
             if kind == "svg":
                 metadata["Date"] = None
-            figure.savefig(buffer, format=kind, dpi=144, facecolor="white", metadata=metadata)
+            figure.savefig(buffer, format=kind, dpi=110, facecolor="white", metadata=metadata)
             files[stem.with_name(f"{stem.name}.{kind}")] = buffer.getvalue()
     return files
 
