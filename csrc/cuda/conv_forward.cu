@@ -37,7 +37,6 @@ void forward(const ForwardArguments& f, const ConvSizes& s, const ConvPlan& plan
   } else {
     RowsArguments a;
     a.sizes = s;
-    a.backward = false;
     a.depth = s.ci_per_group();
     a.lanes = s.co_per_group();
     a.packed_row = packed_row_bytes(s, false);

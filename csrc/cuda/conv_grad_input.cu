@@ -35,7 +35,6 @@ void grad_input(const GradInputArguments& g, const ConvSizes& s, const ConvPlan&
   }
   RowsArguments a;
   a.sizes = s;
-  a.backward = true;
   a.depth = s.co_per_group();
   a.lanes = s.ci_per_group();
   a.packed_row = packed_row_bytes(s, true);

@@ -62,20 +62,27 @@ class GradientRows {
       if constexpr (whole_chunks) {
         copy16_async(stage, to, inside ? a_.q_g : a_.pads, inside ? at : kChunk);
       } else {
-        Bytes16 bytes = {};
-        if (inside) {
-#pragma unroll
-          for (int b = 0; b < kChunk; ++b) {
-            if (b >= available) continue;
-            bytes.word[b / 4] |= static_cast<uint32_t>(a_.q_g.load(at + b)) << (b % 4 * 8);
-          }
-        }
-        stage.store_as(to, bytes);
+        stage.store_as(to, inside ? gathered(at, available) : Bytes16{});
       }
     }
   }
 
  private:
+  DAQ_DEVICE Bytes16 gathered(int64_t at, int64_t available) const {
+    Bytes16 chunk = {};
+#pragma unroll 1
+    for (int word = 0; word < 4; ++word) {
+      uint32_t bits = 0;
+#pragma unroll
+      for (int b = 0; b < 4; ++b) {
+        const int place = word * 4 + b;
+        if (place < available) bits |= static_cast<uint32_t>(a_.q_g.load(at + place)) << (b * 8);
+      }
+      chunk = {{chunk.word[1], chunk.word[2], chunk.word[3], bits}};
+    }
+    return chunk;
+  }
+
   const GradWeightProblem& a_;
   int64_t positions_;
   int64_t in_group_;
@@ -155,26 +162,34 @@ class ActivationRows {
     return inside ? position * s.ci + place.channel : -1;
   }
 
-  DAQ_DEVICE Bytes16 gathered(const GridPosition& p) const {
+  // To the next column.
+  DAQ_DEVICE void advance(Place& place) const {
     const ConvSizes& s = a_.sizes;
+    if (++place.channel != first_channel_ + s.ci_per_group()) return;
+    place.channel = first_channel_;
+    if (++place.tap[2] != s.kernel[2]) return;
+    place.tap[2] = 0;
+    if (++place.tap[1] != s.kernel[1]) return;
+    place.tap[1] = 0;
+    ++place.tap[0];
+  }
+
+  DAQ_DEVICE Bytes16 gathered(const GridPosition& p) const {
     const auto outside = static_cast<uint32_t>(a_.pads.load(0));
     Place place = place_;
     Bytes16 chunk = {};
+    int64_t column = column_;
+#pragma unroll 1
+    for (int word = 0; word < 4; ++word) {
+      uint32_t bits = 0;
 #pragma unroll
-    for (int b = 0; b < kChunk; ++b) {
-      place.used = column_ + b < a_.columns;
-      const int64_t at = address(p, place);
-      chunk.word[b / 4] |= (at >= 0 ? a_.q_x.load(at) : outside) << (b % 4 * 8);
-      if (++place.channel == first_channel_ + s.ci_per_group()) {
-        place.channel = first_channel_;
-        if (++place.tap[2] == s.kernel[2]) {
-          place.tap[2] = 0;
-          if (++place.tap[1] == s.kernel[1]) {
-            place.tap[1] = 0;
-            ++place.tap[0];
-          }
-        }
+      for (int b = 0; b < 4; ++b, ++column) {
+        place.used = column < a_.columns;
+        const int64_t at = address(p, place);
+        bits |= (at >= 0 ? a_.q_x.load(at) : outside) << (b * 8);
+        advance(place);
       }
+      chunk = {{chunk.word[1], chunk.word[2], chunk.word[3], bits}};
     }
     return chunk;
   }
@@ -313,7 +328,7 @@ DAQ_DEVICE void store_gradient_sums(const GradWeightProblem& a,
 // Grid: x row tiles x column tiles (columns fastest: neighbours share gradients), y groups,
 // z splits.
 template <typename tile_t, bool whole_chunks>
-DAQ_KERNEL(tile_t::kThreads, 512 / tile_t::kThreads)
+DAQ_KERNEL(tile_t::kThreads, tile_t::kResident)
 void grad_weight_kernel(GradWeightProblem a) {
   const int64_t column_tiles = ceil_div(a.columns, int64_t{tile_t::kColumns});
   const int64_t first_row = block_x() / column_tiles * tile_t::kRows;

@@ -10,6 +10,8 @@
 // (conv_pack.cu) are padded by zeros to whole steps, so what the source holds there is of no effect.
 #pragma once
 
+#include <type_traits>
+
 #include "cuda/conv_result.h"
 #include "cuda/conv_sizes.h"
 #include "cuda/conv_tile.h"
@@ -18,7 +20,6 @@ namespace daq_mm::cuda {
 
 struct RowsArguments {
   ConvSizes sizes;
-  bool backward;
   int64_t depth;            // source channels of a group
   int64_t lanes;            // result channels of a group
   int64_t packed_row;       // bytes
@@ -28,8 +29,8 @@ struct RowsArguments {
   Global<const uint8_t> source;
   Global<const uint8_t> packed;      // [phase][group][lane][packed_row]
   Global<const uint8_t> pads;        // 16 times the value outside of the image
-  Global<const int32_t> sums;        // of each packed row; null for signed sources
-  Global<const float> qparams;       // step and zero point of the source; null for signed ones
+  Global<const int32_t> sums;        // forward: of each packed row
+  Global<const float> qparams;       // forward: step and zero point of the source
   Global<const float> step;
   bool step_by_channel;
   Global<const float> bias;          // or null
@@ -39,6 +40,15 @@ struct RowsArguments {
 };
 
 namespace rows {
+
+// Signed sources are gradients: grad-input. Unsigned ones are activations: forward.
+template <typename source_t>
+constexpr bool kBackwardOf = std::is_signed_v<source_t>;
+
+template <bool backward>
+DAQ_DEVICE const int* source_size(const ConvSizes& s) { return backward ? s.out : s.in; }
+template <bool backward>
+DAQ_DEVICE const int* result_size(const ConvSizes& s) { return backward ? s.in : s.out; }
 
 // Which source chunk meets a k: the tap by axis, the channel within the group.
 struct Place {
@@ -76,7 +86,7 @@ struct Place {
 };
 
 // Copies a block's rows of the source, step by step.
-template <typename tile_t, bool whole_chunks>
+template <typename tile_t, bool backward, bool whole_chunks>
 class SourceRows {
  public:
   static constexpr int kRowsAPass = tile_t::kThreads / 4;  // four chunks a row and step
@@ -87,17 +97,15 @@ class SourceRows {
       : a_(arguments), map_(map), first_channel_(group * arguments.depth) {
     const int64_t count = a_.sizes.n * map.positions();
     const int counts[3] = {map.axis[0].count, map.axis[1].count, map.axis[2].count};
-    const int64_t channels = a_.depth * a_.sizes.groups;
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
       const int64_t m = first_row + thread_index() / 4 + i * kRowsAPass;
       const auto p = GridPosition::of(m < count ? m : 0, counts);
-      const int* size = source_size();
       for (int axis = 0; axis < 3; ++axis) {
         const AxisMap& along = map.axis[axis];
         origin_[i][axis] = p.at[axis] * along.multiplier + along.shift;
       }
-      image_[i] = m < count ? p.image * size[0] * size[1] * size[2] * channels : -1;
+      image_[i] = m < count ? p.image : -1;
     }
     place_ = Place::of(step * kStep + thread_index() % 4 * kChunk, a_.depth, map);
   }
@@ -122,13 +130,11 @@ class SourceRows {
   }
 
  private:
-  DAQ_DEVICE const int* source_size() const { return a_.backward ? a_.sizes.out : a_.sizes.in; }
-
   // Of a place's first byte in the source, for row i; -1 outside.
   DAQ_DEVICE int64_t address(int i, const Place& place) const {
     if (image_[i] < 0 || place.tap[0] >= map_.axis[0].taps) return -1;
-    const int* size = source_size();
-    int64_t position = 0;
+    const int* size = source_size<backward>(a_.sizes);
+    int64_t position = image_[i];
     bool inside = true;
 #pragma unroll
     for (int axis = 0; axis < 3; ++axis) {
@@ -137,7 +143,7 @@ class SourceRows {
       position = position * size[axis] + at;
     }
     if (!inside) return -1;
-    return image_[i] + position * (a_.depth * a_.sizes.groups) + first_channel_ + place.channel;
+    return position * (a_.depth * a_.sizes.groups) + first_channel_ + place.channel;
   }
 
   template <typename unit_t>
@@ -145,8 +151,8 @@ class SourceRows {
     constexpr int kUnit = sizeof(unit_t);
     const auto outside = a_.pads.load_as<unit_t>(0);
     Place place = place_;
-    Bytes16 chunk;
-#pragma unroll
+    Bytes16 chunk = {};
+#pragma unroll 1
     for (int word = 0; word < 4; ++word) {
       uint32_t bits = 0;
 #pragma unroll
@@ -156,7 +162,7 @@ class SourceRows {
         bits |= static_cast<uint32_t>(value) << (8 * kUnit * unit);
         place.advance(kUnit, a_.depth, map_);
       }
-      chunk.word[word] = bits;
+      chunk = {{chunk.word[1], chunk.word[2], chunk.word[3], bits}};
     }
     return chunk;
   }
@@ -166,7 +172,7 @@ class SourceRows {
   int64_t first_channel_;
   Place place_;
   int origin_[kRows][3];
-  int64_t image_[kRows];
+  int image_[kRows];  // -1: no row
 };
 
 // Starts the copies of one step of a block's packed weights.
@@ -218,7 +224,7 @@ DAQ_DEVICE void multiply_stage(tile_t& tile, int stage) {
 
 // The epilogue: sums to stored bits, statistics, and results through shared memory so that rows go
 // to memory in pieces of 16 bytes.
-template <typename tile_t>
+template <typename tile_t, bool backward>
 class Epilogue {
  public:
   static constexpr int kPieceRow = tile_t::kWarpColumns * 4 + kChunk;  // bytes; off the banks
@@ -248,7 +254,7 @@ class Epilogue {
   // Where row r's results lie, counted in positions of the result; -1 for none.
   DAQ_DEVICE void find_positions() const {
     const Shared<int64_t> positions(kPositionsAt, tile_t::kRows);
-    const int* size = a_.backward ? a_.sizes.in : a_.sizes.out;
+    const int* size = result_size<backward>(a_.sizes);
     const int counts[3] = {map_.axis[0].count, map_.axis[1].count, map_.axis[2].count};
     for (int r = thread_index(); r < tile_t::kRows; r += tile_t::kThreads) {
       int64_t position = -1;
@@ -269,7 +275,7 @@ class Epilogue {
     if (raw_) return;
     const bool statistics = !a_.statistics.is_null();
     const Shared<float> shared(kStatisticsAt, tile_t::kWarpsDown * tile_t::kColumns * 4);
-    const bool offset = !a_.sums.is_null();
+    constexpr bool offset = !backward;
     const uint32_t zero_point = offset ? static_cast<uint32_t>(a_.qparams.load(1)) : 0u;
     const float source_step = offset ? a_.qparams.load(0) : 1.0f;
     const bool has_bias = !a_.bias.is_null();
@@ -382,7 +388,7 @@ class Epilogue {
   }
 
   DAQ_DEVICE void store_partial(int64_t at, const Bytes16& chunk, int count) const {
-    const int* size = a_.backward ? a_.sizes.in : a_.sizes.out;
+    const int* size = result_size<backward>(a_.sizes);
     const int64_t first = split_ * a_.sizes.n * size[0] * size[1] * size[2] * channels_ + at;
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
@@ -404,14 +410,15 @@ class Epilogue {
 // Grid: x row tiles x column tiles (columns fastest: neighbours share source rows), y phases,
 // z groups x splits.
 template <typename source_t, typename tile_t, bool whole_chunks>
-DAQ_KERNEL(tile_t::kThreads, 512 / tile_t::kThreads)
+DAQ_KERNEL(tile_t::kThreads, tile_t::kResident)
 void rows_kernel(RowsArguments a) {
   const int64_t column_tiles = ceil_div(a.lanes, int64_t{tile_t::kColumns});
   const int64_t first_row = block_x() / column_tiles * tile_t::kRows;
   const int64_t first_lane = block_x() % column_tiles * tile_t::kColumns;
   const int64_t group = block_z() % a.sizes.groups;
   const int64_t split = block_z() / a.sizes.groups;
-  const ConvMap map = conv_map(a.sizes, a.backward, block_y());
+  constexpr bool kBackward = kBackwardOf<source_t>;
+  const ConvMap map = conv_map(a.sizes, kBackward, block_y());
   if (first_row >= a.sizes.n * map.positions()) return;  // a phase with fewer positions
 
   const int64_t steps = ceil_div(map.taps() * a.depth, int64_t{kStep});
@@ -419,7 +426,7 @@ void rows_kernel(RowsArguments a) {
   const int64_t end = begin + a.split_steps < steps ? begin + a.split_steps : steps;
   const int64_t first_packed =
       (block_y() * a.sizes.groups + group) * a.lanes * a.packed_row;
-  SourceRows<tile_t, whole_chunks> source(a, map, first_row, group, begin);
+  SourceRows<tile_t, kBackward, whole_chunks> source(a, map, first_row, group, begin);
   tile_t tile;
   run_pipeline<tile_t::kStageBytes>(
       begin, end,
@@ -430,16 +437,17 @@ void rows_kernel(RowsArguments a) {
             Shared<uint8_t>(stage + tile_t::kRowBytes, tile_t::kColumns * kStep));
       },
       [&](int stage) { multiply_stage<source_t>(tile, stage); });
-  Epilogue<tile_t>(a, map, first_row, first_lane, group, split).run(tile);
+  Epilogue<tile_t, kBackward>(a, map, first_row, first_lane, group, split).run(tile);
 }
 
 template <typename source_t, typename tile_t>
 void launch_tile(const RowsArguments& a, bool whole_chunks, Stream stream) {
   // Phase 0 has the most positions.
-  const int64_t rows = a.sizes.n * conv_map(a.sizes, a.backward, 0).positions();
+  constexpr bool kBackward = kBackwardOf<source_t>;
+  const int64_t rows = a.sizes.n * conv_map(a.sizes, kBackward, 0).positions();
   const Grid grid{ceil_div(rows, int64_t{tile_t::kRows}) *
                       ceil_div(a.lanes, int64_t{tile_t::kColumns}),
-                  phases(a.sizes, a.backward), a.sizes.groups * a.splits};
+                  phases(a.sizes, kBackward), a.sizes.groups * a.splits};
   if (whole_chunks) {
     launch(rows_kernel<source_t, tile_t, true>, grid, tile_t::kThreads, tile_t::kSharedBytes,
            stream, a);

@@ -26,6 +26,8 @@ struct Tile {
   static constexpr int kWarpsAcross = kColumns / kWarpColumns;
   static constexpr int kWarpsDown = kRows / kWarpRows;
   static constexpr int kThreads = kWarpsAcross * kWarpsDown * kWarp;
+  // Blocks that a processor's registers must hold: 128 to 168 a thread.
+  static constexpr int kResident = kThreads == 256 ? 2 : kWarpRows == 64 ? 3 : 4;
   static constexpr int kRowTiles = kWarpRows / 16;       // of one product instruction
   static constexpr int kColumnTiles = kWarpColumns / 8;
   static constexpr int kRowBytes = kRows * kStep;        // a stage's
@@ -76,7 +78,7 @@ DAQ_DEVICE void run_pipeline(int64_t begin, int64_t end, Load load, Multiply mul
 
 // A position (image, d, h, w) of a dense grid, walked in strides without divisions.
 struct GridPosition {
-  int64_t image;
+  int image;
   int at[3];
 
   static DAQ_DEVICE GridPosition of(int64_t index, const int (&count)[3]) {
@@ -86,7 +88,7 @@ struct GridPosition {
     p.at[1] = static_cast<int>(index % count[1]);
     index /= count[1];
     p.at[0] = static_cast<int>(index % count[0]);
-    p.image = index / count[0];
+    p.image = static_cast<int>(index / count[0]);
     return p;
   }
 

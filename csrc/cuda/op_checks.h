@@ -71,6 +71,7 @@ inline ConvSizes conv_sizes(const ConvGeometry& g) {
   s.co = g.co;
   s.groups = g.groups;
   constexpr int64_t kMost = 1 << 30;  // coordinates and their sums are 32-bit in kernels
+  TORCH_CHECK_VALUE(g.n < kMost, "a batch of ", g.n, "; the CUDA kernels take less than 2**30");
   for (int a = 0; a < 3; ++a) {
     TORCH_CHECK_VALUE(g.in[a] + g.pad_begin[a] + g.pad_end[a] < kMost && g.stride[a] < kMost &&
                           g.dilation[a] * g.kernel[a] < kMost,
