@@ -52,22 +52,22 @@ DAQ_DEVICE int swizzled(int row, int chunk) {
   return row * width + mixed * kChunk;
 }
 
-// Runs steps begin..end-1: load(step, stage byte) starts the copies of one step into the stage at
+// Runs steps begin..end-1: load(stage byte) starts the copies of the next step into the stage at
 // that byte of shared memory, multiply(stage byte) adds its products. Afterwards shared memory is
 // free for other use.
 template <int stage_bytes, typename Load, typename Multiply>
-DAQ_DEVICE void run_pipeline(int64_t begin, int64_t end, Load load, Multiply multiply) {
+DAQ_DEVICE void run_pipeline(int begin, int end, Load load, Multiply multiply) {
 #pragma unroll
   for (int ahead = 0; ahead < kStages - 1; ++ahead) {
-    if (begin + ahead < end) load(begin + ahead, ahead * stage_bytes);
+    if (begin + ahead < end) load(ahead * stage_bytes);
     commit_copies();
   }
   int stage = 0;
-  for (int64_t step = begin; step < end; ++step) {
+  for (int step = begin; step < end; ++step) {
     wait_copies<kStages - 2>();
     barrier();  // the step's copies are there for all, and its predecessor's stage is free
     const int free = stage == 0 ? kStages - 1 : stage - 1;
-    if (step + kStages - 1 < end) load(step + kStages - 1, free * stage_bytes);
+    if (step + kStages - 1 < end) load(free * stage_bytes);
     commit_copies();
     multiply(stage * stage_bytes);
     stage = stage == kStages - 1 ? 0 : stage + 1;
