@@ -398,8 +398,8 @@ void grad_weight(const GradWeightArguments& g, const ConvSizes& s, const ConvPla
 
   FinishArguments finish;
   if (plan.depthwise) {
-    depthwise_grad_weight(a.q_x, a.qparams, Global<const int8_t>(g.q_g, a.sizes.n *
-                          s.out_positions() * s.co), s, plan.splits, plan.split_steps * kStep,
+    const Global<const int8_t> q_g(g.q_g, s.n * s.out_positions() * s.co);
+    depthwise_grad_weight(a.q_x, a.qparams, q_g, s, plan.splits, plan.split_steps * kStep,
                           a.partial, stream);
   } else {
     const auto pads = w.at<uint8_t>(plan.pads_at, kPadBytes);

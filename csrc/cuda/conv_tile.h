@@ -82,13 +82,19 @@ struct GridPosition {
   int at[3];
 
   static DAQ_DEVICE GridPosition of(int64_t index, const int (&count)[3]) {
+    // 64-bit divisions are calls; few tensors need them.
+    return index <= 0x7fffffff ? split(static_cast<uint32_t>(index), count) : split(index, count);
+  }
+
+  template <typename index_t>
+  static DAQ_DEVICE GridPosition split(index_t index, const int (&count)[3]) {
     GridPosition p;
-    p.at[2] = static_cast<int>(index % count[2]);
-    index /= count[2];
-    p.at[1] = static_cast<int>(index % count[1]);
-    index /= count[1];
-    p.at[0] = static_cast<int>(index % count[0]);
-    p.image = static_cast<int>(index / count[0]);
+#pragma unroll
+    for (int a = 2; a >= 0; --a) {
+      p.at[a] = static_cast<int>(index % static_cast<index_t>(count[a]));
+      index /= static_cast<index_t>(count[a]);
+    }
+    p.image = static_cast<int>(index);
     return p;
   }
 
