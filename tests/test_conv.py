@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
 from daq_mm import DAQConv1d, DAQConv2d, DAQConv3d, ops
@@ -217,6 +218,21 @@ def test_autocast(backend, dtype):
     y.backward(torch.randn_like(y))
     assert x.grad.dtype == torch.float32 and layer.weight.grad.dtype == torch.float32
     assert torch.equal(y.float(), layer(x).to(dtype).float())
+
+
+@pytest.mark.skipif(ops.kernels_built("cuda")[0], reason=ops.kernels_built("cuda")[1])
+def test_cuda_without_kernels_is_refused():
+    # Fake tensors have a device that need not be there.
+    with FakeTensorMode():
+        layer = DAQConv2d(8, 16, 3, device="cuda")
+        x = torch.empty(2, 8, 6, 6, device="cuda")
+        with pytest.raises(RuntimeError, match="no INT8 kernels.*DAQ_MM_BUILD.*allow_reference"):
+            layer(x)
+        ops.allow_reference()
+        try:
+            assert layer(x).device.type == "cuda"
+        finally:
+            ops.allow_reference(False)
 
 
 def test_nothing_but_int8_is_saved():

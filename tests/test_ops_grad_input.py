@@ -1,4 +1,4 @@
-"""grad_input on the CPU: the kernels against the reference, bit for bit."""
+"""grad_input: the kernels against the reference, bit for bit."""
 
 import pytest
 import torch
@@ -15,11 +15,9 @@ from conv_cases import (
 )
 from daq_mm import ops
 from daq_mm.ops import reference
+from devices import needs_kernels
 
-pytestmark = pytest.mark.skipif(
-    not ops.kernels_built("cpu")[0],
-    reason=ops.kernels_built("cpu")[1],
-)
+pytestmark = needs_kernels
 
 
 @pytest.fixture(autouse=True)

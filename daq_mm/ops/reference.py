@@ -27,6 +27,14 @@ Tensor = torch.Tensor
 SIGNED_ZERO_POINT = 128
 
 
+def step_of(threshold: Tensor, levels: int) -> Tensor:
+    """threshold / levels in float32, rounded once on every device.
+
+    Divided by a tensor: by a number, PyTorch on CUDA multiplies with the reciprocal.
+    """
+    return threshold / torch.full_like(threshold, levels)
+
+
 def inverse_step(threshold: Tensor, levels: int) -> Tensor:
     """levels / threshold in float32, 0 where that is not a finite number."""
     inverse = torch.full_like(threshold, levels) / threshold
@@ -81,12 +89,12 @@ def quantize_w(w: Tensor) -> tuple[Tensor, Tensor]:
     threshold = absolute_maximum(values)
     scaled = torch.nan_to_num(values * inverse_step(threshold, 127), nan=0.0)
     q = torch.round(scaled.clamp(-127, 127)).to(torch.int8)
-    return q.contiguous(), (threshold / 127).view(1)
+    return q.contiguous(), step_of(threshold, 127).view(1)
 
 
 def quantize_w_folded(w: Tensor, g_threshold: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     """See `daq_mm.ops.quantize.quantize_w_folded`."""
-    g_step = g_threshold.float() / 127
+    g_step = step_of(g_threshold.float(), 127)
     folded = w.detach().float() * g_step.view(-1, *([1] * (w.dim() - 1)))
     # (groups, Co / groups, Ci / groups, *kernel): an input channel's threshold spans its group.
     grouped = folded.reshape(groups, w.shape[0] // groups, w.shape[1], -1)
@@ -94,7 +102,7 @@ def quantize_w_folded(w: Tensor, g_threshold: Tensor, groups: int) -> tuple[Tens
     inverse = inverse_step(threshold, 127)[:, None, :, None]
     scaled = torch.nan_to_num(grouped * inverse, nan=0.0)
     q = torch.round(scaled.clamp(-127, 127)).to(torch.int8)
-    return q.reshape(w.shape).contiguous(), (threshold / 127).reshape(-1)
+    return q.reshape(w.shape).contiguous(), step_of(threshold, 127).reshape(-1)
 
 
 def uniform_from_index(shape: torch.Size, seed: Tensor) -> Tensor:
@@ -334,7 +342,7 @@ def conv_backward(
         else:
             q_g = quantize_g(g, by_tensor, seed)
             q_w, w_step = quantize_w(w)
-            step = (by_tensor / 127) * w_step
+            step = step_of(by_tensor, 127) * w_step
         dx = grad_input(q_g, q_w, step, q_x.shape, stride, padding, dilation, groups, x_dtype)
         dx = _in_format(dx, result_format(g, w))
     if output_mask[1]:
@@ -344,7 +352,7 @@ def conv_backward(
             q_x,
             x_qparams,
             q_g,
-            (g_threshold / 127).expand(w.shape[0]),
+            step_of(g_threshold, 127).expand(w.shape[0]),
             list(w.shape[2:]),
             stride,
             padding,
