@@ -64,8 +64,9 @@ def chosen_build() -> str:
 
 
 def cuda_sources() -> list[str]:
-    """The CUDA sources, as paths relative to this file."""
-    return sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc/cuda").glob("*.cu"))
+    """The CUDA sources (kernels .cu, ops .cpp), as paths relative to this file."""
+    paths = [path for path in (ROOT / "csrc/cuda").iterdir() if path.suffix in (".cu", ".cpp")]
+    return sorted(str(path.relative_to(ROOT)) for path in paths)
 
 
 def gencode_flags() -> list[str]:
