@@ -6,20 +6,26 @@ import numpy as np
 import pytest
 import torch
 
+import emulated
 from daq_mm import ops
+
+_emulated = False
 
 
 def pytest_addoption(parser) -> None:
     parser.addoption(
         "--device",
         default="cpu",
-        choices=("cpu", "cuda"),
-        help="where tests/test_ops_*.py run the ops (default cpu)",
+        choices=("cpu", "cuda", "emulated"),
+        help="where tests/test_ops_*.py run the ops: cpu (default), cuda, or the CUDA kernels "
+        "emulated on the CPU, which takes minutes a file",
     )
 
 
 def pytest_configure(config) -> None:
     """Choose the device before the test files are imported; they make tensors on the default."""
+    global _emulated
+    _emulated = config.getoption("--device") == "emulated"
     if config.getoption("--device") != "cuda":
         return
     if not torch.cuda.is_available():
@@ -30,10 +36,12 @@ def pytest_configure(config) -> None:
 
 
 def backends() -> list[str]:
-    """What the `backend` fixture runs a test with: 'cuda', or the CPU instruction sets here.
+    """What the `backend` fixture runs a test with: the device, or the CPU instruction sets here.
 
     ['reference'] without the extension.
     """
+    if _emulated:
+        return ["emulated"]
     if torch.get_default_device().type == "cuda":
         return ["cuda"]
     if not ops.kernels_built("cpu")[0]:
@@ -59,6 +67,10 @@ def pytest_generate_tests(metafunc) -> None:
 @pytest.fixture
 def backend(request):
     """Run the test on the device, on a CPU with each instruction set in turn."""
+    if request.param == "emulated":
+        with emulated.as_cpu_kernels():
+            yield request.param
+        return
     if request.param in ("reference", "cuda"):
         yield request.param
         return

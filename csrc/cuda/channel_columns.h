@@ -14,6 +14,11 @@ namespace daq_mm::cuda {
 
 struct Columns {
   static constexpr int kThreads = 256;
+  // Columns of a block at most: memory read in runs of 512 bytes and more, and few channels, so
+  // that what a block leaves of each channel is little beside what it reads.
+  static constexpr int kAcross = kWarp;
+  // Rows that a thread reads at least, if there are so many: its set-up is shared among them.
+  static constexpr int kRowsOfThread = 4;
 
   int64_t rows;
   int64_t channels;
@@ -26,17 +31,14 @@ struct Columns {
   // `parts` depends on the size alone, so that sums over parts do not depend on the device.
   Columns(int64_t rows_, int64_t channels_, bool vectors, int64_t most_parts)
       : rows(rows_), channels(channels_), width(vectors ? kVector : 1) {
-    const int64_t columns = channels / width;
-    across = static_cast<int>(std::min<int64_t>(columns, kThreads));
+    const int64_t columns = (channels + width - 1) / width;
+    across = static_cast<int>(std::min<int64_t>(columns, kAcross));
     down = kThreads / across;
     grid.y = (columns + across - 1) / across;
     const int64_t most = std::max<int64_t>(most_parts / grid.y, 1);
     parts = std::clamp<int64_t>(rows / (int64_t{kRowsOfThread} * down), 1, most);
     grid.x = parts;
   }
-
-  // Rows that a thread reads at least, if there are so many: its set-up is shared among them.
-  static constexpr int kRowsOfThread = 4;
 };
 
 // The part of a `Columns` that device code reads.

@@ -52,6 +52,10 @@ void find_extremes(const FloatData& x, uint32_t* extremes, Stream stream);
 void quantize_x(const FloatImage& x, bool allow_unsigned, uint32_t* extremes, uint8_t* q,
                 float* qparams, Stream stream);
 
+// The second half of quantize_x: the extremes are known.
+void quantize_by_extremes(const FloatImage& x, bool allow_unsigned, const uint32_t* extremes,
+                          uint8_t* q, float* qparams, Stream stream);
+
 // q int8 (count); threshold float (thresholds), 1 or c of them; seed null rounds to nearest.
 void quantize_g(const FloatImage& g, const float* threshold, int64_t thresholds,
                 const int64_t* seed, int8_t* q, Stream stream);
@@ -98,5 +102,9 @@ void move_thresholds(const float* maximum, int64_t c, const ThresholdRules& rule
 // sums float (c): sum of each channel; bytes of device memory that it takes.
 int64_t channel_sums_workspace(const FloatImage& g);
 void channel_sums(const FloatImage& g, void* workspace, float* sums, Stream stream);
+
+// sums double (entries) of partials double (entries, parts), in a fixed order.
+void combine_parts(const double* partials, int64_t entries, int64_t parts, double* sums,
+                   Stream stream);
 
 }  // namespace daq_mm::cuda

@@ -90,6 +90,21 @@ inline void check_seed(const std::optional<at::Tensor>& seed, const at::Tensor& 
   TORCH_CHECK_VALUE(seed->numel() == 1, "seed has size ", seed->sizes(), "; expected [1]");
 }
 
+// A gradient's thresholds: one for the tensor, or one for each channel.
+inline void check_threshold(const at::Tensor& threshold, const at::Tensor& g) {
+  check_same_device(threshold, g, "threshold");
+  check_dtype(threshold, at::kFloat, "threshold");
+  TORCH_CHECK_VALUE(threshold.dim() == 1 &&
+                        (threshold.size(0) == 1 || threshold.size(0) == g.size(1)),
+                    "threshold has size ", threshold.sizes(), "; expected [1] or [", g.size(1),
+                    "]");
+}
+
+inline void check_dense_channels_last(const at::Tensor& t, const char* name) {
+  TORCH_CHECK_VALUE(t.is_contiguous(channels_last_format(t.dim() - 2)), name, " of size ",
+                    t.sizes(), " has strides ", t.strides(), "; expected channels-last");
+}
+
 // A state vector that an op updates in place.
 inline void check_state(const at::Tensor& t, at::ScalarType dtype, at::IntArrayRef size,
                         const at::Tensor& first, const char* name) {

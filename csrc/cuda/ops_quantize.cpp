@@ -94,12 +94,7 @@ at::Tensor quantize_g_op(const at::Tensor& g, const at::Tensor& threshold,
                          const std::optional<at::Tensor>& seed) {
   check_float(g, "g");
   check_spatial_rank(g, "g");
-  check_same_device(threshold, g, "threshold");
-  check_dtype(threshold, at::kFloat, "threshold");
-  TORCH_CHECK_VALUE(threshold.dim() == 1 &&
-                        (threshold.size(0) == 1 || threshold.size(0) == g.size(1)),
-                    "threshold has size ", threshold.sizes(), "; expected [1] or [", g.size(1),
-                    "]");
+  check_threshold(threshold, g);
   check_seed(seed, g);
   const DeviceGuard guard(g.device());
   return quantize_g_cuda(g, threshold.contiguous(), seed);

@@ -18,7 +18,6 @@ namespace daq_mm::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kWarps = kThreads / kWarp;
 constexpr int kVectorsOfThread = 2;  // loads in flight
 constexpr int64_t kBlockValues = int64_t{kThreads} * kVector * kVectorsOfThread;
 constexpr int kTile = 64;         // channels and positions of a transposed tile
@@ -56,7 +55,6 @@ DAQ_DEVICE void for_block_values(const FloatSource<type>& x, int64_t count, bool
 template <FloatType type>
 DAQ_KERNEL(kThreads, 4)
 void extremes_kernel(FloatSource<type> x, int64_t count, bool vectors, Global<uint32_t> result) {
-  const Shared<uint32_t> of_warp(0, 2 * kWarps);
   Extremes seen;
   const auto see = [&](int64_t, const auto& values) {
     for (const float v : values) seen.see(v);
@@ -64,20 +62,7 @@ void extremes_kernel(FloatSource<type> x, int64_t count, bool vectors, Global<ui
   for (int64_t start = block_x() * kBlockValues; start < count; start += grid_x() * kBlockValues) {
     for_block_values<type>(x, count, vectors, start, see, see);
   }
-  seen.magnitude = reduce_warp(seen.magnitude, larger);
-  seen.raw = reduce_warp(seen.raw, larger);
-  if (lane_index() == 0) {
-    of_warp.store(warp_index(), seen.magnitude);
-    of_warp.store(kWarps + warp_index(), seen.raw);
-  }
-  barrier();
-  if (thread_index() < 2) {
-    uint32_t most = 0;
-    for (int w = 0; w < kWarps; ++w) {
-      most = larger(most, of_warp.load(thread_index() * kWarps + w));
-    }
-    atomic_max(result, thread_index(), most);
-  }
+  gather_extremes(seen, result);
 }
 
 // What makes bytes of an activation: one grid for the tensor.
@@ -242,7 +227,7 @@ void find_extremes(const FloatData& x, uint32_t* extremes, Stream stream) {
   if (x.count == 0) return;
   const int64_t blocks = std::min<int64_t>(blocks_for(x.count), 8 * multiprocessors());
   with_float_type(x.type, [&](auto type) {
-    launch(extremes_kernel<type()>, Grid{blocks}, kThreads, 2 * kWarps * sizeof(uint32_t), stream,
+    launch(extremes_kernel<type()>, Grid{blocks}, kThreads, kExtremesShared, stream,
            source_of<type()>(x), x.count, aligned(x.data), Global<uint32_t>(extremes, kExtremes));
   });
 }
@@ -250,6 +235,11 @@ void find_extremes(const FloatData& x, uint32_t* extremes, Stream stream) {
 void quantize_x(const FloatImage& x, bool allow_unsigned, uint32_t* extremes, uint8_t* q,
                 float* qparams, Stream stream) {
   find_extremes(x.values, extremes, stream);
+  quantize_by_extremes(x, allow_unsigned, extremes, q, qparams, stream);
+}
+
+void quantize_by_extremes(const FloatImage& x, bool allow_unsigned, const uint32_t* extremes,
+                          uint8_t* q, float* qparams, Stream stream) {
   const ActivationLaw law{Global<const uint32_t>(extremes, kExtremes), allow_unsigned,
                           Global<float>(qparams, 2)};
   const Global<uint8_t> target(q, x.values.count);

@@ -48,6 +48,27 @@ struct Extremes {
   }
 };
 
+// Bytes of shared memory that gather_extremes takes, for blocks of up to 1024 threads.
+constexpr int64_t kExtremesShared = 2 * kWarp * sizeof(uint32_t);
+
+// result <- what all threads of the block have seen, too. All take part.
+DAQ_DEVICE void gather_extremes(Extremes seen, const Global<uint32_t>& result) {
+  const Shared<uint32_t> of_warp(0, 2 * kWarp);
+  const int warps = block_size() / kWarp;
+  seen.magnitude = reduce_warp(seen.magnitude, larger);
+  seen.raw = reduce_warp(seen.raw, larger);
+  if (lane_index() == 0) {
+    of_warp.store(warp_index(), seen.magnitude);
+    of_warp.store(kWarp + warp_index(), seen.raw);
+  }
+  barrier();
+  if (thread_index() < 2) {
+    uint32_t most = 0;
+    for (int w = 0; w < warps; ++w) most = larger(most, of_warp.load(thread_index() * kWarp + w));
+    atomic_max(result, thread_index(), most);
+  }
+}
+
 // An activation's grid, from its extremes.
 struct ActivationGrid {
   float threshold;

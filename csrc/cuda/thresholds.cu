@@ -169,20 +169,26 @@ void sweep_rows(FloatSource<type> g, Pieces pieces, Due due, Partials partials,
   if (lane_index() == 0) partials.store(pieces.channel(), pieces.part(), sum, squares);
 }
 
-// moments (2, channels) from the partials, a warp each; and sums alone as floats, if wanted.
+// sums (entries) of partials (entries, parts), a warp each; as floats where those are wanted.
 DAQ_KERNEL(kThreads, 4)
-void combine_kernel(Due due, Partials partials, Global<double> moments, Global<float> sums) {
+void combine_kernel(Due due, Global<const double> partials, int64_t entries, int64_t parts,
+                    Global<double> sums, Global<float> floats) {
   const int64_t i = block_x() * kWarps + warp_index();
-  const int64_t channels = partials.channels;
-  if (!due.now() || i >= 2 * channels) return;
+  if (!due.now() || i >= entries) return;
   double total = 0;
-  for (int64_t part = lane_index(); part < partials.parts; part += kWarp) {
-    total += partials.values.load(i * partials.parts + part);
+  for (int64_t part = lane_index(); part < parts; part += kWarp) {
+    total += partials.load(i * parts + part);
   }
   total = reduce_warp(total, sum_of);
   if (lane_index() != 0) return;
-  moments.store(i, total);
-  if (!sums.is_null() && i < channels) sums.store(i, static_cast<float>(total));
+  if (!sums.is_null()) sums.store(i, total);
+  if (!floats.is_null()) floats.store(i, static_cast<float>(total));
+}
+
+void launch_combine(const Due& due, const double* partials, int64_t entries, int64_t parts,
+                    Global<double> sums, Global<float> floats, Stream stream) {
+  launch(combine_kernel, Grid{(entries + kWarps - 1) / kWarps}, kThreads, 0, stream, due,
+         Global<const double>(partials, entries * parts), entries, parts, sums, floats);
 }
 
 // The largest float that is not above a standard deviation: |v| > deviation is |v| > that.
@@ -354,12 +360,14 @@ struct Sweep {
   }
   Global<double> moments(void* at) const { return {moments_at(at), 2 * g.c}; }
   Partials partials(void* at) const {
-    return {Global<double>(moments_at(at) + 2 * g.c, 2 * g.c * parts), g.c, parts};
+    return {Global<double>(partials_at(at), 2 * g.c * parts), g.c, parts};
   }
   double of_channel() const { return static_cast<double>(g.rows()); }
 
-  // Maxima, and moments where due.
-  void run(const Due& due, void* at, Global<float> sums, Stream stream) const {
+  double* partials_at(void* at) const { return moments_at(at) + 2 * g.c; }
+
+  // Maxima, and partial moments where due.
+  void run(const Due& due, void* at, Stream stream) const {
     const bool moments_wanted = due.measure != Measure::kNever;
     const Partials own = moments_wanted ? partials(at) : Partials{{}, g.c, parts};
     clear(at, zeroed_bytes(), stream);
@@ -374,9 +382,10 @@ struct Sweep {
                maxima(at));
       }
     });
-    if (!moments_wanted) return;
-    launch(combine_kernel, Grid{(2 * g.c + kWarps - 1) / kWarps}, kThreads, 0, stream, due, own,
-           moments(at), sums);
+  }
+
+  void combine(const Due& due, void* at, Stream stream) const {
+    launch_combine(due, partials_at(at), 2 * g.c, parts, moments(at), {}, stream);
   }
 
   void count_tails(const Due& due, void* at, Stream stream) const {
@@ -408,8 +417,11 @@ void update_thresholds(const FloatImage& g, const ThresholdRules& rules, int64_t
   const Sweep sweep(g);
   const Due due{rules.mcs ? Measure::kAtInterval : Measure::kNever,
                 Global<int64_t>(state.iteration, 1), interval};
-  sweep.run(due, workspace, {}, stream);
-  if (rules.mcs) sweep.count_tails(due, workspace, stream);
+  sweep.run(due, workspace, stream);
+  if (rules.mcs) {
+    sweep.combine(due, workspace, stream);
+    sweep.count_tails(due, workspace, stream);
+  }
   launch(move_kernel, Grid{}, kThreads, kWarps * sizeof(uint32_t), stream,
          Global<const uint32_t>(sweep.maxima_at(workspace), g.c), g.c, false, rules, due,
          Global<const Counter>(static_cast<const Counter*>(workspace), g.c + 1),
@@ -430,7 +442,17 @@ void move_thresholds(const float* maximum, int64_t c, const ThresholdRules& rule
 int64_t channel_sums_workspace(const FloatImage& g) { return Sweep(g).bytes(true); }
 
 void channel_sums(const FloatImage& g, void* workspace, float* sums, Stream stream) {
-  Sweep(g).run(Due{Measure::kAlways, {}, 1}, workspace, Global<float>(sums, g.c), stream);
+  const Sweep sweep(g);
+  const Due always{Measure::kAlways, {}, 1};
+  sweep.run(always, workspace, stream);
+  launch_combine(always, sweep.partials_at(workspace), g.c, sweep.parts, {},
+                 Global<float>(sums, g.c), stream);
+}
+
+void combine_parts(const double* partials, int64_t entries, int64_t parts, double* sums,
+                   Stream stream) {
+  launch_combine(Due{Measure::kAlways, {}, 1}, partials, entries, parts,
+                 Global<double>(sums, entries), {}, stream);
 }
 
 }  // namespace daq_mm::cuda
