@@ -70,6 +70,11 @@ void quantize_w(const FloatWeight& w, uint32_t* extremes, int8_t* q, float* step
 void quantize_w_folded(const FloatWeight& w, const float* threshold, int64_t groups,
                        uint32_t* maxima, int8_t* q, float* step, Stream stream);
 
+// steps float (count): threshold / 127, times the one w_step if not null; `thresholds` are 1 or
+// count.
+void multiply_steps(const float* threshold, int64_t thresholds, const float* w_step, int64_t count,
+                    float* steps, Stream stream);
+
 // ---- thresholds.cu ----
 
 // The rules by which thresholds move; see daq_mm/ops/thresholds.py.

@@ -9,6 +9,7 @@
 #include "checks.h"
 #include "cuda/device.h"
 #include "cuda/launches.h"
+#include "cuda/op_checks.h"
 
 namespace daq_mm::cuda {
 
@@ -60,23 +61,8 @@ struct WeightView {
   }
 };
 
-// An unwritten tensor with the strides that .contiguous(format) gives a contiguous one: where both
-// formats fit (one channel, or one position) those stay plain contiguous.
-inline at::Tensor empty_in(at::IntArrayRef size, const at::TensorOptions& options,
-                           at::MemoryFormat format) {
-  const at::Tensor plain = at::empty(size, options.device(at::kMeta));
-  const bool fits_both = plain.is_contiguous(format);
-  return at::empty(size, options.memory_format(fits_both ? at::MemoryFormat::Contiguous : format));
-}
-
 inline at::Tensor empty_channels_last(const at::Tensor& like, at::ScalarType dtype) {
-  return empty_in(like.sizes(), like.options().dtype(dtype), channels_last_format(like.dim() - 2));
-}
-
-// Device memory for the length of an op: the caching allocator hands it on in the stream's order.
-inline at::Tensor workspace(int64_t bytes, const at::Tensor& like) {
-  return at::empty({bytes}, like.options().dtype(at::kByte).memory_format(
-                                at::MemoryFormat::Contiguous));
+  return empty_results(like.sizes(), like.options().dtype(dtype), channels_last_format(like.dim() - 2));
 }
 
 inline void check_same_device(const at::Tensor& t, const at::Tensor& first, const char* name) {

@@ -91,7 +91,7 @@ at::Tensor stats_of_op(const at::Tensor& y) {
   const at::Tensor dense = y.contiguous(channels_last_format(y.dim() - 2));
   const GlueSize size = size_of(y);
   at::Tensor stats = at::empty({4, y.size(1)}, nothing(y, at::kDouble).options());
-  const at::Tensor space = workspace(stats_workspace(size), y);
+  const at::Tensor space = workspace(stats_workspace(size), y.device());
   stats_of(size, dense.const_data_ptr(), space.mutable_data_ptr(),
            stats.mutable_data_ptr<double>(), current_stream());
   return stats;
@@ -178,7 +178,7 @@ norm_act_forward_op(const at::Tensor& y, const at::Tensor& stats, const MaybeTen
   if (want_q) qparams = at::empty({2}, qparams.options());
   if (want_codes) grid = at::empty({2, channels}, grid.options());
   if (act != 0) mask = at::empty(mask_size(y), mask.options());
-  const at::Tensor extremes = workspace(kExtremes * sizeof(uint32_t), y);
+  const at::Tensor extremes = workspace(kExtremes * sizeof(uint32_t), y.device());
   a.extremes = static_cast<uint32_t*>(extremes.mutable_data_ptr());
   if (want_out || (want_q && residual.has_value())) a.out = out.mutable_data_ptr();
   if (want_q) a.q = q.mutable_data_ptr<uint8_t>();
@@ -246,7 +246,7 @@ std::tuple<at::Tensor, at::Tensor> norm_act_reduce_op(
   a.invstd = operands.vectors.floats(invstd, {channels}, "invstd");
   a.gz = want_gz ? gz.mutable_data_ptr() : nullptr;
   a.sums = sums.mutable_data_ptr<double>();
-  const at::Tensor space = workspace(norm_act_reduce_workspace(size), g);
+  const at::Tensor space = workspace(norm_act_reduce_workspace(size), g.device());
   norm_act_reduce(a, size, space.mutable_data_ptr(), current_stream());
   return {gz, sums};
 }

@@ -17,7 +17,7 @@ QuantizedX quantize_x_cuda(const at::Tensor& x, bool allow_unsigned) {
   const ImageView view(x);
   at::Tensor q = empty_channels_last(x, at::kByte);
   at::Tensor qparams = at::empty({2}, x.options().dtype(at::kFloat));
-  const at::Tensor extremes = workspace(kExtremes * sizeof(uint32_t), x);
+  const at::Tensor extremes = workspace(kExtremes * sizeof(uint32_t), x.device());
   quantize_x(view.image, allow_unsigned, static_cast<uint32_t*>(extremes.mutable_data_ptr()),
              q.mutable_data_ptr<uint8_t>(), qparams.mutable_data_ptr<float>(), current_stream());
   return {q, qparams};
@@ -27,7 +27,7 @@ QuantizedW quantize_w_cuda(const at::Tensor& w) {
   const WeightView view(w);
   at::Tensor q = at::empty(w.sizes(), w.options().dtype(at::kChar));
   at::Tensor step = at::empty({1}, w.options().dtype(at::kFloat));
-  const at::Tensor extremes = workspace(kExtremes * sizeof(uint32_t), w);
+  const at::Tensor extremes = workspace(kExtremes * sizeof(uint32_t), w.device());
   quantize_w(view.weight, static_cast<uint32_t*>(extremes.mutable_data_ptr()),
              q.mutable_data_ptr<int8_t>(), step.mutable_data_ptr<float>(), current_stream());
   return {q, step};
@@ -39,7 +39,7 @@ QuantizedW quantize_w_folded_cuda(const at::Tensor& w, const at::Tensor& g_thres
   const int64_t channels = w.size(1) * groups;
   at::Tensor q = at::empty(w.sizes(), w.options().dtype(at::kChar));
   at::Tensor step = at::empty({channels}, w.options().dtype(at::kFloat));
-  const at::Tensor maxima = workspace(channels * sizeof(uint32_t), w);
+  const at::Tensor maxima = workspace(channels * sizeof(uint32_t), w.device());
   quantize_w_folded(view.weight, g_threshold.const_data_ptr<float>(), groups,
                     static_cast<uint32_t*>(maxima.mutable_data_ptr()),
                     q.mutable_data_ptr<int8_t>(), step.mutable_data_ptr<float>(),

@@ -14,7 +14,7 @@ at::Tensor channel_sums_cuda(const at::Tensor& g) {
   at::Tensor sums = at::empty({g.size(1)}, g.options().dtype(at::kFloat));
   if (g.numel() == 0) return sums.zero_();
   const ImageView view(g);
-  const at::Tensor space = workspace(channel_sums_workspace(view.image), g);
+  const at::Tensor space = workspace(channel_sums_workspace(view.image), g.device());
   channel_sums(view.image, space.mutable_data_ptr(), sums.mutable_data_ptr<float>(),
                current_stream());
   return sums;
@@ -48,7 +48,7 @@ at::Tensor update_thresholds_op(const at::Tensor& g, at::Tensor& threshold,
   const DeviceGuard guard(g.device());
   if (g.numel() == 0) return threshold.clone();
   const ImageView view(g);
-  const at::Tensor space = workspace(update_thresholds_workspace(view.image, mcs), g);
+  const at::Tensor space = workspace(update_thresholds_workspace(view.image, mcs), g.device());
   at::Tensor used = at::empty(threshold.sizes(), threshold.options());
   update_thresholds(view.image, rules_of(mcs, decay, gain, cap, gaussian_above), interval, state,
                     space.mutable_data_ptr(), used.mutable_data_ptr<float>(), current_stream());

@@ -1,10 +1,16 @@
-// Internal C++ forms of the CUDA ops, so that the fused ops call them without the dispatcher. The
-// caller guarantees dtypes, sizes and devices as stated, and has the device guard set.
+// Internal C++ forms of the CUDA ops, so that the fused ops (conv_forward, conv_backward, ...) call
+// them without the dispatcher. The caller guarantees dtypes, sizes, layouts and devices as stated,
+// and holds a DeviceGuard. Nothing waits for the device.
 #pragma once
 
 #include <optional>
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/MemoryFormat.h>
+#include <c10/core/ScalarType.h>
+
+#include "conv_geometry.h"
+#include "cuda/conv_kernels.h"
 
 namespace daq_mm::cuda {
 
@@ -35,5 +41,33 @@ at::Tensor quantize_g_cuda(const at::Tensor& g, const at::Tensor& threshold,
 
 // float32 (C,): sum of each channel of g.
 at::Tensor channel_sums_cuda(const at::Tensor& g);
+
+// ---- forward.cpp, grad_input.cpp, grad_weight.cpp ----
+
+// Y = float(sum of (q_x - zero point) * q_w) * (x step * w step) + bias, in out_dtype (float32,
+// bfloat16, float16; int32 for the bare sums), in `format`: channels-last of the rank, or contiguous
+// (which costs a pass). q_x uint8 channels-last, x_qparams float32 (2,), q_w int8 contiguous, w_step
+// float32 (1,), bias of a float dtype. statistics: float64 (4, Co) contiguous to be written, for
+// float results: sum, sum of squares, minimum, maximum of y as stored; zeros if y is empty.
+// choice: a tile and a number of splits instead of the plan's own, for tests.
+at::Tensor forward_cuda(const at::Tensor& q_x, const at::Tensor& x_qparams, const at::Tensor& q_w,
+                        const at::Tensor& w_step, const std::optional<at::Tensor>& bias,
+                        const ConvGeometry& geometry, at::ScalarType out_dtype,
+                        at::MemoryFormat format, const std::optional<at::Tensor>& statistics = {},
+                        const PlanChoice* choice = nullptr);
+
+// dX = float(sum of q_g * q_w) * step, in out_dtype and `format` as above. q_g int8 channels-last,
+// q_w int8 contiguous, step float32 (Ci,) or (1,) contiguous.
+at::Tensor grad_input_cuda(const at::Tensor& q_g, const at::Tensor& q_w, const at::Tensor& step,
+                           const ConvGeometry& geometry, at::ScalarType out_dtype,
+                           at::MemoryFormat format, const PlanChoice* choice = nullptr);
+
+// dW = float(sum of (q_x - zero point) * q_g) * (x_step * g_step of the row), in out_dtype and
+// `format`: channels-last of the rank or contiguous. q_x uint8 channels-last, q_g int8
+// channels-last, g_step float32 (Co,) contiguous.
+at::Tensor grad_weight_cuda(const at::Tensor& q_x, const at::Tensor& x_qparams,
+                            const at::Tensor& q_g, const at::Tensor& g_step,
+                            const ConvGeometry& geometry, at::ScalarType out_dtype,
+                            at::MemoryFormat format, const PlanChoice* choice = nullptr);
 
 }  // namespace daq_mm::cuda

@@ -12,6 +12,7 @@
 #include "cuda/channel_columns.h"
 #include "cuda/float_source.h"
 #include "cuda/launches.h"
+#include "cuda/primitives/multiprocessors.h"
 #include "cuda/rounding_laws.h"
 
 namespace daq_mm::cuda {

@@ -1,4 +1,5 @@
-// Weights to 8 bits, contiguous: quantize_w and quantize_w_folded of launches.h.
+// Weights to 8 bits, contiguous: quantize_w, quantize_w_folded and
+// multiply_steps of launches.h.
 //
 //   q = round_half_even(w * inverse)                      one threshold a tensor
 //   q = round_half_even(w[c][i] * g_step[c] * inverse[i]) one threshold an input channel i of its
@@ -88,6 +89,15 @@ void quantize_folded_kernel(FloatSource<type> w, WeightMemory memory, int64_t co
   q.store(i, static_cast<int8_t>(rounded_bits(clamped(multiply(folded, inverse), limit), 0)));
 }
 
+DAQ_KERNEL(kThreads, 4)
+void steps_kernel(Global<const float> threshold, bool by_channel, Global<const float> w_step,
+                  int64_t count, Global<float> steps) {
+  const int64_t i = block_x() * kThreads + thread_index();
+  if (i >= count) return;
+  const float step = divide(threshold.load(by_channel ? i : 0), kSignedLevels);
+  steps.store(i, w_step.is_null() ? step : multiply(step, w_step.load(0)));
+}
+
 Grid blocks_for(int64_t count) {
   return {std::max<int64_t>((count + kThreads - 1) / kThreads, 1)};
 }
@@ -123,6 +133,15 @@ void quantize_w_folded(const FloatWeight& w, const float* threshold, int64_t gro
            Global<const uint32_t>(maxima, channels), Global<int8_t>(q, count),
            Global<float>(step, channels));
   });
+}
+
+void multiply_steps(const float* threshold, int64_t thresholds, const float* w_step, int64_t count,
+                    float* steps, Stream stream) {
+  if (count == 0) return;
+  launch(steps_kernel, blocks_for(count), kThreads, 0, stream,
+         Global<const float>(threshold, thresholds), thresholds > 1,
+         w_step == nullptr ? Global<const float>() : Global<const float>(w_step, 1), count,
+         Global<float>(steps, count));
 }
 
 }  // namespace daq_mm::cuda

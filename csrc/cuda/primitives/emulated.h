@@ -44,6 +44,10 @@ class Global {
   Global() = default;
   Global(T* data, int64_t count) : data_(data), count_(count) {}
   bool is_null() const { return data_ == nullptr; }
+  T* host_pointer() const { return data_; }
+  int64_t count() const { return count_; }
+  // Whether the first value's address is a multiple of so many bytes.
+  bool is_aligned(int64_t bytes) const { return reinterpret_cast<uintptr_t>(data_) % bytes == 0; }
 
   value_t load(int64_t i) const { return *at(i); }
   void store(int64_t i, value_t value) const { *at(i) = value; }
@@ -80,6 +84,11 @@ class Global {
   T* data_ = nullptr;
   int64_t count_ = 0;
 };
+
+template <typename T>
+Global<const T> read_only(const Global<T>& memory) {
+  return Global<const T>(memory.host_pointer(), memory.count());
+}
 
 template <typename T>
 class Shared {
@@ -295,6 +304,12 @@ inline uint32_t permute_bytes(uint32_t low, uint32_t high, uint32_t selector) {
   return result;
 }
 
+// sum + the products of the four signed bytes.
+inline int32_t dot_product(uint32_t a, uint32_t b, int32_t sum) {
+  for (int i = 0; i < 4; ++i) sum += detail::byte_of<int8_t>(a, i) * detail::byte_of<int8_t>(b, i);
+  return sum;
+}
+
 // ---- asynchronous copies: the bytes arrive at the wait, not before ----
 
 inline void copy16_async(const Shared<uint8_t>& to, int64_t to_index,
@@ -328,12 +343,11 @@ inline float float_from_half(uint16_t a) {
 template <typename... P, typename... A>
 void launch(void (*kernel)(P...), Grid grid, int threads, int64_t shared, Stream /*stream*/,
             A... args) {
+  check_grid(grid);
   const std::tuple<P...> arguments(static_cast<P>(args)...);
   emulator::run(grid, threads, shared, [&] { std::apply(kernel, arguments); });
 }
 
 inline void clear(void* data, int64_t bytes, Stream /*stream*/) { std::memset(data, 0, bytes); }
-
-inline int multiprocessors() { return emulator::multiprocessors(); }
 
 }  // namespace daq_mm::cuda

@@ -2,6 +2,8 @@
 
 #include "cuda/primitives/emulator.h"
 
+#include "cuda/primitives/multiprocessors.h"
+
 #include <algorithm>
 #include <cstring>
 #include <numeric>
@@ -43,7 +45,6 @@ std::vector<int64_t> order(int64_t count, uint64_t salt) {
 void set_schedule(uint64_t seed) { schedule_seed = seed; }
 uint64_t schedule() { return schedule_seed; }
 void set_multiprocessors(int count) { multiprocessor_count = count; }
-int multiprocessors() { return multiprocessor_count; }
 
 Block::Block(int threads, int64_t shared_bytes)
     : threads_(threads), warps_(threads / kWarp), shared_(shared_bytes), shadow_(shared_bytes) {
@@ -300,11 +301,6 @@ void Block::land(const Copy& copy) {
 // ---- grids ----
 
 void run(Grid grid, int threads, int64_t shared_bytes, const std::function<void()>& body) {
-  const auto within = [](int64_t value, int64_t limit) { return value >= 1 && value <= limit; };
-  if (!within(grid.x, 0x7fffffff) || !within(grid.y, 65535) || !within(grid.z, 65535)) {
-    throw std::runtime_error("launch refused: a grid of " + std::to_string(grid.x) + " x " +
-                             std::to_string(grid.y) + " x " + std::to_string(grid.z) + " blocks");
-  }
   if (threads < kWarp || threads > 1024 || threads % kWarp != 0) {
     throw std::runtime_error("launch refused: " + std::to_string(threads) +
                              " threads a block; expected a multiple of 32 up to 1024");
@@ -322,3 +318,9 @@ void run(Grid grid, int threads, int64_t shared_bytes, const std::function<void(
 }
 
 }  // namespace daq_mm::cuda::emulator
+
+namespace daq_mm::cuda {
+
+int multiprocessors() { return emulator::multiprocessor_count; }
+
+}  // namespace daq_mm::cuda

@@ -157,7 +157,6 @@ uint64_t schedule();
 
 // What multiprocessors() returns.
 void set_multiprocessors(int count);
-int multiprocessors();
 
 template <typename in_t, typename out_t, typename F>
 out_t Block::together(Collective operation, const in_t& in, F compute) {

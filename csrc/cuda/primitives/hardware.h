@@ -95,7 +95,17 @@ class Global : public detail::Memory<T> {
   __host__ __device__ Global() : detail::Memory<T>(nullptr) {}
   __host__ __device__ Global(T* data, int64_t /*count*/) : detail::Memory<T>(data) {}
   __host__ __device__ bool is_null() const { return this->data_ == nullptr; }
+  T* host_pointer() const { return this->data_; }
+  // Whether the first value's address is a multiple of so many bytes.
+  __host__ __device__ bool is_aligned(int64_t bytes) const {
+    return reinterpret_cast<uint64_t>(this->data_) % bytes == 0;
+  }
 };
+
+template <typename T>
+Global<const T> read_only(const Global<T>& memory) {
+  return Global<const T>(memory.host_pointer(), 0);
+}
 
 // A range of the block's dynamic shared memory.
 template <typename T>
@@ -218,6 +228,11 @@ DAQ_DEVICE uint32_t permute_bytes(uint32_t low, uint32_t high, uint32_t selector
   return __byte_perm(low, high, selector);
 }
 
+// sum + the products of the four signed bytes.
+DAQ_DEVICE int32_t dot_product(uint32_t a, uint32_t b, int32_t sum) {
+  return __dp4a(static_cast<int>(a), static_cast<int>(b), sum);
+}
+
 // ---- asynchronous copies of 16 bytes, global to shared ----
 
 DAQ_DEVICE void copy16_async(const Shared<uint8_t>& to, int64_t to_index,
@@ -267,6 +282,7 @@ DAQ_DEVICE float float_from_half(uint16_t a) { return __half2float(__ushort_as_h
 template <typename... P, typename... A>
 void launch(void (*kernel)(P...), Grid grid, int threads, int64_t shared, Stream stream,
             A... args) {
+  check_grid(grid);
   constexpr int64_t kWithoutAsking = 48 * 1024;
   if (shared > kWithoutAsking) {
     C10_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
@@ -281,15 +297,6 @@ void launch(void (*kernel)(P...), Grid grid, int threads, int64_t shared, Stream
 // Writes zeros.
 inline void clear(void* data, int64_t bytes, Stream stream) {
   C10_CUDA_CHECK(cudaMemsetAsync(data, 0, static_cast<size_t>(bytes), stream));
-}
-
-// Streaming multiprocessors of the current device.
-inline int multiprocessors() {
-  int device = 0;
-  int count = 0;
-  C10_CUDA_CHECK(cudaGetDevice(&device));
-  C10_CUDA_CHECK(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
-  return count;
 }
 
 }  // namespace daq_mm::cuda
