@@ -1,5 +1,5 @@
-// Weights to 8 bits, contiguous: quantize_w, quantize_w_folded and
-// multiply_steps of launches.h.
+// Weights to 8 bits, contiguous, and steps: quantize_w, quantize_w_folded and multiply_steps of
+// launches.h.
 //
 //   q = round_half_even(w * inverse)                      one threshold a tensor
 //   q = round_half_even(w[c][i] * g_step[c] * inverse[i]) one threshold an input channel i of its
