@@ -12,3 +12,8 @@ FLOAT16_ROUNDING = 2.0**-11
 def quantization_noise(levels: int) -> float:
     """Largest error of a value on a grid of so many steps, relative to the threshold."""
     return 0.5 / levels
+
+
+#: Sums of the fused glue, relative to the sum of magnitudes: a product and a chain of 8 additions
+#: in float32 (9 roundings of 2**-24), and one more for what float64 adds to it.
+FLOAT32_CHUNK_SUM = 10 * 2.0**-24

@@ -1,7 +1,9 @@
 // The loops of float_loops.h, written once: included by each float_loops_*.cpp within its own
 // #pragma GCC target, so everything here is in an anonymous namespace and uses no library. The
-// including file defines from_half and the vectors: Floats and Ints of kWidth lanes, and the few
-// operations on them that the compiler would not find by itself. Other loops it vectorizes.
+// including file defines from_half and includes its vectors_*.h: Floats and Ints of kWidth lanes,
+// and the operations on them that the compiler would not find by itself. Other loops it vectorizes.
+
+#include "cpu/random_rounding.h"
 
 namespace daq_mm::cpu {
 namespace {
@@ -88,18 +90,6 @@ void quantize_each(const float* v, const float* inverse, int64_t count, int8_t* 
   Tail tail(v + i, inverse + i, count - i);
   step(tail.v, tail.inverse, tail.out);
   tail.store(count - i, out + i);
-}
-
-// 32-bit finalizer of MurmurHash3, to 24 bits in [0, 1).
-inline Floats uniform(Ints h) {
-  h = mul(fold<16>(h), set_int(0x85EBCA6Bu));
-  h = mul(fold<13>(h), set_int(0xC2B2AE35u));
-  return mul(to_floats(shift<8>(fold<16>(h))), set(0x1p-24f));
-}
-
-inline Ints randomly_rounded(Floats scaled, Ints hash) {
-  const Floats moved = add(clamp(scaled, set(-127.0f), set(127.0f)), uniform(hash));
-  return smaller(downward(moved), set_int(127));
 }
 
 void randomize(const float* v, float inverse, uint32_t hash, uint32_t stride, int64_t count,

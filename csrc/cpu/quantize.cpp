@@ -156,7 +156,13 @@ float inverse_step(float threshold, float levels) {
   return std::isfinite(inverse) && std::isfinite(threshold) ? inverse : 0.0f;
 }
 
-float absolute_maximum(const at::Tensor& dense, bool* negative) {
+namespace {
+
+struct Extremes {
+  uint32_t magnitude, raw;  // as FloatLoops::extremes finds them
+};
+
+Extremes extremes(const at::Tensor& dense) {
   const auto& loops = float_loops();
   const FloatReader reader(dense, loops);
   std::atomic<uint32_t> magnitude{0}, raw{0};
@@ -169,19 +175,37 @@ float absolute_maximum(const at::Tensor& dense, bool* negative) {
     atomic_maximum(magnitude, m);
     atomic_maximum(raw, r);
   });
-  // -0.0 is not below zero; NaN compares with nothing.
-  if (negative != nullptr) *negative = raw > 0x80000000u || magnitude > 0x7F800000u;
-  return float_from_bits(magnitude);
+  return {magnitude, raw};
+}
+
+// -0.0 is not below zero; NaN compares with nothing.
+bool below_zero(uint32_t magnitude, uint32_t raw) {
+  return raw > 0x80000000u || magnitude > 0x7F800000u;
+}
+
+}  // namespace
+
+float absolute_maximum(const at::Tensor& dense) {
+  return float_from_bits(extremes(dense).magnitude);
+}
+
+ActivationGrid activation_grid(uint32_t magnitude, uint32_t raw, bool allow_unsigned) {
+  const bool is_unsigned = allow_unsigned && !below_zero(magnitude, raw);
+  return {float_from_bits(magnitude), is_unsigned ? 255.0f : 127.0f,
+          is_unsigned ? 0 : kSignedZeroPoint};
 }
 
 QuantizedX quantize_x_cpu(const at::Tensor& x, bool allow_unsigned) {
   const FloatView view(x);
-  bool negative;
-  const float threshold = absolute_maximum(view.tensor, &negative);
-  const bool is_unsigned = allow_unsigned && !negative;
-  const float levels = is_unsigned ? 255.0f : 127.0f;
-  const int32_t zero_point = is_unsigned ? 0 : kSignedZeroPoint;
-  const float inverse = inverse_step(threshold, levels);
+  const Extremes found = extremes(view.tensor);
+  return quantize_x_cpu(x, activation_grid(found.magnitude, found.raw, allow_unsigned));
+}
+
+QuantizedX quantize_x_cpu(const at::Tensor& x, const ActivationGrid& grid) {
+  const FloatView view(x);
+  const float levels = grid.levels;
+  const int32_t zero_point = grid.zero_point;
+  const float inverse = grid.inverse();
   at::Tensor q = empty_channels_last(x, at::kByte);
   uint8_t* out = q.mutable_data_ptr<uint8_t>();
   const auto& loops = float_loops();
@@ -200,7 +224,7 @@ QuantizedX quantize_x_cpu(const at::Tensor& x, bool allow_unsigned) {
                       loops.quantize(v, inverse, levels, zero_point, count, row);
                     });
   }
-  return {q, threshold / levels, zero_point};
+  return {q, grid.step(), zero_point};
 }
 
 at::Tensor quantize_g_cpu(const at::Tensor& g, const at::Tensor& threshold,

@@ -154,7 +154,9 @@ def batch_norm_statistics(
     if running_var is not None:
         unbiased = var * (count / (count - 1))
         running_var.copy_(running_var.double() * (1 - momentum) + unbiased * momentum)
-    return mean.float(), (1 / torch.sqrt(var + eps)).float()
+    invstd = 1 / torch.sqrt(var + eps)
+    # Squares beyond float32 must not end as zeros.
+    return mean.float(), torch.where(torch.isinf(var), torch.nan, invstd).float()
 
 
 def _gz(g: Tensor, mask: Tensor | None) -> Tensor:
