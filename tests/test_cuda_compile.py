@@ -10,7 +10,11 @@ import pytest
 from torch.utils import cpp_extension
 
 ROOT = Path(__file__).parent.parent
-SOURCES = sorted((ROOT / "csrc/cuda").glob("*.cu")) + sorted((ROOT / "csrc/cuda").glob("*.cpp"))
+SOURCES = [
+    *sorted((ROOT / "csrc/cuda").glob("*.cu")),
+    *sorted((ROOT / "csrc/cuda").glob("*.cpp")),
+    *sorted((ROOT / "tests/cuda_emulated").glob("*.cu")),
+]
 NVCC = shutil.which("nvcc")
 
 pytestmark = pytest.mark.skipif(NVCC is None, reason="nvcc is not on the PATH")

@@ -37,12 +37,11 @@ void forward(const ForwardArguments& f, const ConvSizes& s, const ConvPlan& plan
   } else {
     RowsArguments a;
     a.sizes = s;
-    a.backward = false;
-    a.depth = s.ci_per_group();
-    a.lanes = s.co_per_group();
+    a.depth = static_cast<int>(s.ci_per_group());
+    a.lanes = static_cast<int>(s.co_per_group());
     a.packed_row = packed_row_bytes(s, false);
-    a.splits = plan.splits;
-    a.split_steps = plan.split_steps;
+    a.splits = static_cast<int>(plan.splits);
+    a.split_steps = static_cast<int>(plan.split_steps);
     a.source = source;
     const auto packed = w.at<uint8_t>(plan.packed_at, packed_bytes(s, false));
     const auto sums = w.at<int32_t>(plan.sums_at, s.co);

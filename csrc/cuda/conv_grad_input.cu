@@ -35,12 +35,11 @@ void grad_input(const GradInputArguments& g, const ConvSizes& s, const ConvPlan&
   }
   RowsArguments a;
   a.sizes = s;
-  a.backward = true;
-  a.depth = s.co_per_group();
-  a.lanes = s.ci_per_group();
+  a.depth = static_cast<int>(s.co_per_group());
+  a.lanes = static_cast<int>(s.ci_per_group());
   a.packed_row = packed_row_bytes(s, true);
-  a.splits = plan.splits;
-  a.split_steps = plan.split_steps;
+  a.splits = static_cast<int>(plan.splits);
+  a.split_steps = static_cast<int>(plan.split_steps);
   a.source = source;
   const auto packed = w.at<uint8_t>(plan.packed_at, packed_bytes(s, true));
   const auto pads = w.at<uint8_t>(plan.pads_at, kPadBytes);

@@ -27,7 +27,7 @@ struct GradWeightProblem {
   ConvSizes sizes;
   int64_t columns;               // taps * Ci / groups, of a group
   int64_t splits;
-  int64_t split_steps;
+  int split_steps;
   Global<const uint8_t> q_x;
   Global<const uint8_t> q_g;
   Global<const uint8_t> pads;    // 16 times the zero point, 16 zeros
@@ -44,42 +44,56 @@ class GradientRows {
   static constexpr int kAcross = kWidth / kChunk;
   static constexpr int kRowsAPass = tile_t::kThreads / kAcross;
 
-  DAQ_DEVICE GradientRows(const GradWeightProblem& problem, int64_t first_row, int64_t group)
-      : a_(problem), positions_(problem.sizes.n * problem.sizes.out_positions()),
-        in_group_(first_row + thread_index() % kAcross * kChunk),
-        channel_(group * problem.sizes.co_per_group() + in_group_) {}
+  DAQ_DEVICE GradientRows(const GradWeightProblem& problem, int64_t first_row, int64_t group,
+                          int step)
+      : a_(problem) {
+    const int64_t in_group = first_row + thread_index() % kAcross * kChunk;
+    const int64_t position = int64_t{1} * step * kStep + thread_index() / kAcross;
+    available_ = static_cast<int>(a_.sizes.co_per_group() - in_group);
+    at_ = position * a_.sizes.co + group * a_.sizes.co_per_group() + in_group;
+    left_ = a_.sizes.n * a_.sizes.out_positions() - position;
+    if (available_ <= 0) left_ = 0;
+  }
 
-  DAQ_DEVICE void load(int64_t step, const Shared<uint8_t>& stage) const {
+  // Starts the copies of the next step.
+  DAQ_DEVICE void load(const Shared<uint8_t>& stage) {
     const int chunk = thread_index() % kAcross;
-    const int64_t available = a_.sizes.co_per_group() - in_group_;
 #pragma unroll
     for (int i = 0; i < kStep / kRowsAPass; ++i) {
       const int row = thread_index() / kAcross + i * kRowsAPass;
-      const int64_t p = step * kStep + row;
-      const bool inside = p < positions_ && available > 0;
+      const bool inside = i * kRowsAPass < left_;
       const int to = swizzled<kWidth>(row, chunk);
-      const int64_t at = p * a_.sizes.co + channel_;
+      const int64_t at = at_ + i * kRowsAPass * a_.sizes.co;
       if constexpr (whole_chunks) {
         copy16_async(stage, to, inside ? a_.q_g : a_.pads, inside ? at : kChunk);
       } else {
-        Bytes16 bytes = {};
-        if (inside) {
-#pragma unroll
-          for (int b = 0; b < kChunk; ++b) {
-            if (b >= available) continue;
-            bytes.word[b / 4] |= static_cast<uint32_t>(a_.q_g.load(at + b)) << (b % 4 * 8);
-          }
-        }
-        stage.store_as(to, bytes);
+        stage.store_as(to, inside ? gathered(at) : Bytes16{});
       }
     }
+    at_ += kStep * a_.sizes.co;
+    left_ -= kStep;
   }
 
  private:
+  DAQ_DEVICE Bytes16 gathered(int64_t at) const {
+    Bytes16 chunk = {};
+#pragma unroll 1
+    for (int word = 0; word < 4; ++word) {
+      uint32_t bits = 0;
+#pragma unroll
+      for (int b = 0; b < 4; ++b) {
+        const int place = word * 4 + b;
+        if (place < available_) bits |= static_cast<uint32_t>(a_.q_g.load(at + place)) << (b * 8);
+      }
+      chunk = {{chunk.word[1], chunk.word[2], chunk.word[3], bits}};
+    }
+    return chunk;
+  }
+
   const GradWeightProblem& a_;
-  int64_t positions_;
-  int64_t in_group_;
-  int64_t channel_;
+  int64_t at_;        // of the thread's chunk in the next step's first row
+  int64_t left_;      // positions from there on; none for channels beyond the group
+  int available_;     // channels of the group from the chunk on
 };
 
 // Copies 64 positions of a block's columns of activations: [position][columns bytes], column
@@ -93,97 +107,104 @@ class ActivationRows {
   static constexpr int kRows = kStep / kRowsAPass;
 
   DAQ_DEVICE ActivationRows(const GradWeightProblem& problem, int64_t first_column, int64_t group,
-                            int64_t step)
-      : a_(problem), positions_(problem.sizes.n * problem.sizes.out_positions()),
-        column_(first_column + thread_index() % kAcross * kChunk),
-        first_channel_(group * problem.sizes.ci_per_group()),
-        stride_(GridPosition::of(kStep, problem.sizes.out)) {
+                            int step)
+      : a_(problem), stride_(GridPosition::of(kStep, problem.sizes.out)),
+        image_values_(problem.sizes.in_positions() * problem.sizes.ci),
+        channels_(static_cast<int>(problem.sizes.ci)) {
+    const int64_t position = int64_t{1} * step * kStep + thread_index() / kAcross;
+    left_ = a_.sizes.n * a_.sizes.out_positions() - position;
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
-      const int64_t p = step * kStep + thread_index() / kAcross + i * kRowsAPass;
-      at_[i] = GridPosition::of(p, a_.sizes.out);
+      at_[i] = GridPosition::of(position + i * kRowsAPass, a_.sizes.out);
     }
-    place_ = place(column_);
+    const int64_t column = first_column + thread_index() % kAcross * kChunk;
+    const int* kernel = a_.sizes.kernel;
+    const int per_group = static_cast<int>(a_.sizes.ci_per_group());
+    const int tap = static_cast<int>(column / per_group);
+    first_channel_ = static_cast<int>(group) * per_group;
+    place_ = {{tap / kernel[2] / kernel[1], tap / kernel[2] % kernel[1], tap % kernel[2]},
+              first_channel_ + static_cast<int>(column % per_group)};
+    available_ = column < a_.columns ? static_cast<int>(a_.columns - column) : 0;
   }
 
-  // Steps are asked for in order.
-  DAQ_DEVICE void load(int64_t step, const Shared<uint8_t>& stage) {
+  // Starts the copies of the next step.
+  DAQ_DEVICE void load(const Shared<uint8_t>& stage) {
     const int chunk = thread_index() % kAcross;
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
       const int row = thread_index() / kAcross + i * kRowsAPass;
-      const bool used = step * kStep + row < positions_;
+      const bool used = i * kRowsAPass < left_;
       const int to = swizzled<kWidth>(row, chunk);
       if constexpr (whole_chunks) {
-        const int64_t at = used ? address(at_[i], place_) : -1;
+        const int64_t at = used && available_ > 0 ? address(at_[i], place_) : -1;
         copy16_async(stage, to, at >= 0 ? a_.q_x : a_.pads, at >= 0 ? at : 0);
       } else {
         stage.store_as(to, used ? gathered(at_[i]) : Bytes16{});
       }
       at_[i].advance(stride_, a_.sizes.out);
     }
+    left_ -= kStep;
   }
 
  private:
   struct Place {
     int tap[3];
-    int64_t channel;
-    bool used;
+    int channel;  // of all groups
   };
-
-  DAQ_DEVICE Place place(int64_t column) const {
-    const int* kernel = a_.sizes.kernel;
-    const int64_t channels = a_.sizes.ci_per_group();
-    const int64_t tap = column / channels;
-    return {{static_cast<int>(tap / kernel[2] / kernel[1]),
-             static_cast<int>(tap / kernel[2] % kernel[1]), static_cast<int>(tap % kernel[2])},
-            first_channel_ + column % channels,
-            column < a_.columns};
-  }
 
   DAQ_DEVICE int64_t address(const GridPosition& p, const Place& place) const {
     const ConvSizes& s = a_.sizes;
-    bool inside = place.used;
-    int64_t position = p.image;
+    bool inside = true;
+    int position = 0;  // may wrap outside, where it is not used
 #pragma unroll
     for (int axis = 0; axis < 3; ++axis) {
       const int at =
-          p.at[axis] * s.stride[axis] - s.pad[axis] + place.tap[axis] * s.dilation[axis];
-      inside = inside && at >= 0 && at < s.in[axis];
-      position = position * s.in[axis] + at;
+          p.at[axis] * s.stride[axis] + (place.tap[axis] * s.dilation[axis] - s.pad[axis]);
+      inside = inside && static_cast<unsigned>(at) < static_cast<unsigned>(s.in[axis]);
+      position = static_cast<int>(static_cast<unsigned>(position) * s.in[axis] + at);
     }
-    return inside ? position * s.ci + place.channel : -1;
+    return inside ? p.image * image_values_ + place.channel + int64_t{1} * position * channels_
+                  : -1;
+  }
+
+  // To the next column.
+  DAQ_DEVICE void advance(Place& place) const {
+    const ConvSizes& s = a_.sizes;
+    if (++place.channel != first_channel_ + s.ci_per_group()) return;
+    place.channel = first_channel_;
+    if (++place.tap[2] != s.kernel[2]) return;
+    place.tap[2] = 0;
+    if (++place.tap[1] != s.kernel[1]) return;
+    place.tap[1] = 0;
+    ++place.tap[0];
   }
 
   DAQ_DEVICE Bytes16 gathered(const GridPosition& p) const {
-    const ConvSizes& s = a_.sizes;
     const auto outside = static_cast<uint32_t>(a_.pads.load(0));
     Place place = place_;
     Bytes16 chunk = {};
+    int column = 0;
+#pragma unroll 1
+    for (int word = 0; word < 4; ++word) {
+      uint32_t bits = 0;
 #pragma unroll
-    for (int b = 0; b < kChunk; ++b) {
-      place.used = column_ + b < a_.columns;
-      const int64_t at = address(p, place);
-      chunk.word[b / 4] |= (at >= 0 ? a_.q_x.load(at) : outside) << (b % 4 * 8);
-      if (++place.channel == first_channel_ + s.ci_per_group()) {
-        place.channel = first_channel_;
-        if (++place.tap[2] == s.kernel[2]) {
-          place.tap[2] = 0;
-          if (++place.tap[1] == s.kernel[1]) {
-            place.tap[1] = 0;
-            ++place.tap[0];
-          }
-        }
+      for (int b = 0; b < 4; ++b, ++column) {
+        const int64_t at = column < available_ ? address(p, place) : -1;
+        bits |= (at >= 0 ? a_.q_x.load(at) : outside) << (b * 8);
+        advance(place);
       }
+      chunk = {{chunk.word[1], chunk.word[2], chunk.word[3], bits}};
     }
     return chunk;
   }
 
   const GradWeightProblem& a_;
-  int64_t positions_;
-  int64_t column_;
-  int64_t first_channel_;
   GridPosition stride_;
+  int64_t image_values_;
+  int channels_;
+  int first_channel_;     // of the group
+  int64_t left_;          // positions from the thread's first row of the next step on
+  int available_;         // columns from the thread's chunk on
   GridPosition at_[kRows];
   Place place_;
 };
@@ -313,29 +334,29 @@ DAQ_DEVICE void store_gradient_sums(const GradWeightProblem& a,
 // Grid: x row tiles x column tiles (columns fastest: neighbours share gradients), y groups,
 // z splits.
 template <typename tile_t, bool whole_chunks>
-DAQ_KERNEL(tile_t::kThreads, 512 / tile_t::kThreads)
+DAQ_KERNEL(tile_t::kThreads, tile_t::kResident)
 void grad_weight_kernel(GradWeightProblem a) {
   const int64_t column_tiles = ceil_div(a.columns, int64_t{tile_t::kColumns});
   const int64_t first_row = block_x() / column_tiles * tile_t::kRows;
   const int64_t first_column = block_x() % column_tiles * tile_t::kColumns;
   const int64_t group = block_y();
   const int64_t split = block_z();
-  const int64_t steps = ceil_div(a.sizes.n * a.sizes.out_positions(), int64_t{kStep});
-  const int64_t begin = split * a.split_steps;
-  const int64_t end = begin + a.split_steps < steps ? begin + a.split_steps : steps;
+  const auto steps =
+      static_cast<int>(ceil_div(a.sizes.n * a.sizes.out_positions(), int64_t{kStep}));
+  const int begin = static_cast<int>(split) * a.split_steps;
+  const int end = begin + a.split_steps < steps ? begin + a.split_steps : steps;
   const bool add_gradients =
       first_column == 0 && tile_t::warp_column() == 0 && a.qparams.load(1) != 0.0f;
 
-  const GradientRows<tile_t, whole_chunks> gradients(a, first_row, group);
+  GradientRows<tile_t, whole_chunks> gradients(a, first_row, group, begin);
   ActivationRows<tile_t, whole_chunks> activations(a, first_column, group, begin);
   tile_t tile;
   int32_t gradient_sums[tile_t::kRowTiles][2] = {};
   run_pipeline<tile_t::kStageBytes>(
       begin, end,
-      [&](int64_t step, int stage) {
-        gradients.load(step, Shared<uint8_t>(stage, tile_t::kRowBytes));
-        activations.load(step, Shared<uint8_t>(stage + tile_t::kRowBytes,
-                                               tile_t::kColumns * kStep));
+      [&](int stage) {
+        gradients.load(Shared<uint8_t>(stage, tile_t::kRowBytes));
+        activations.load(Shared<uint8_t>(stage + tile_t::kRowBytes, tile_t::kColumns * kStep));
       },
       [&](int stage) { multiply_stage(tile, stage, add_gradients, gradient_sums); });
   store_partial(a, tile, first_row, first_column, group, split);
@@ -367,7 +388,7 @@ void grad_weight(const GradWeightArguments& g, const ConvSizes& s, const ConvPla
   a.sizes = s;
   a.columns = s.taps() * s.ci_per_group();
   a.splits = plan.splits;
-  a.split_steps = plan.split_steps;
+  a.split_steps = static_cast<int>(plan.split_steps);
   a.q_x = Global<const uint8_t>(g.q_x, s.n * s.in_positions() * s.ci);
   a.q_g = Global<const uint8_t>(reinterpret_cast<const uint8_t*>(g.q_g),
                                 s.n * s.out_positions() * s.co);
@@ -377,8 +398,8 @@ void grad_weight(const GradWeightArguments& g, const ConvSizes& s, const ConvPla
 
   FinishArguments finish;
   if (plan.depthwise) {
-    depthwise_grad_weight(a.q_x, a.qparams, Global<const int8_t>(g.q_g, a.sizes.n *
-                          s.out_positions() * s.co), s, plan.splits, plan.split_steps * kStep,
+    const Global<const int8_t> q_g(g.q_g, s.n * s.out_positions() * s.co);
+    depthwise_grad_weight(a.q_x, a.qparams, q_g, s, plan.splits, plan.split_steps * kStep,
                           a.partial, stream);
   } else {
     const auto pads = w.at<uint8_t>(plan.pads_at, kPadBytes);

@@ -32,7 +32,7 @@ int64_t blocks_of(const Extent& e, TileShape tile) {
 // tiles pay for their lower reuse of operands.
 TileShape chosen_tile(const Extent& e, int processors) {
   constexpr double kReuse[kTileShapes] = {1.0, 1.15, 1.3};
-  constexpr int64_t kResident[kTileShapes] = {2, 4, 4};  // blocks a processor
+  constexpr int64_t kResident[kTileShapes] = {2, 3, 4};  // blocks a processor
   TileShape best = TileShape::k128x128;
   double least = 0.0;
   for (int t = 0; t < kTileShapes; ++t) {

@@ -10,6 +10,8 @@
 // (conv_pack.cu) are padded by zeros to whole steps, so what the source holds there is of no effect.
 #pragma once
 
+#include <type_traits>
+
 #include "cuda/conv_result.h"
 #include "cuda/conv_sizes.h"
 #include "cuda/conv_tile.h"
@@ -18,18 +20,17 @@ namespace daq_mm::cuda {
 
 struct RowsArguments {
   ConvSizes sizes;
-  bool backward;
-  int64_t depth;            // source channels of a group
-  int64_t lanes;            // result channels of a group
+  int depth;                // source channels of a group
+  int lanes;                // result channels of a group
   int64_t packed_row;       // bytes
-  int64_t splits;
-  int64_t split_steps;
+  int splits;
+  int split_steps;
   int gather;               // bytes at a time where chunks cannot be copied: 4 or 1
   Global<const uint8_t> source;
   Global<const uint8_t> packed;      // [phase][group][lane][packed_row]
   Global<const uint8_t> pads;        // 16 times the value outside of the image
-  Global<const int32_t> sums;        // of each packed row; null for signed sources
-  Global<const float> qparams;       // step and zero point of the source; null for signed ones
+  Global<const int32_t> sums;        // forward: of each packed row
+  Global<const float> qparams;       // forward: step and zero point of the source
   Global<const float> step;
   bool step_by_channel;
   Global<const float> bias;          // or null
@@ -40,27 +41,29 @@ struct RowsArguments {
 
 namespace rows {
 
+// Signed sources are gradients: grad-input. Unsigned ones are activations: forward.
+template <typename source_t>
+constexpr bool kBackwardOf = std::is_signed_v<source_t>;
+
+template <bool backward>
+DAQ_DEVICE const int* source_size(const ConvSizes& s) { return backward ? s.out : s.in; }
+template <bool backward>
+DAQ_DEVICE const int* result_size(const ConvSizes& s) { return backward ? s.in : s.out; }
+
 // Which source chunk meets a k: the tap by axis, the channel within the group.
 struct Place {
   int tap[3];
-  int64_t channel;
+  int channel;
 
-  static DAQ_DEVICE Place of(int64_t k, int64_t depth, const ConvMap& map) {
-    Place p;
-    int64_t tap = k / depth;
-    p.channel = k % depth;
-    if (map.taps() == 0) {  // nothing is met; keeps the divisions defined
-      p.tap[0] = p.tap[1] = p.tap[2] = 0;
-      return p;
-    }
-    p.tap[2] = static_cast<int>(tap % map.axis[2].taps);
-    tap /= map.axis[2].taps;
-    p.tap[1] = static_cast<int>(tap % map.axis[1].taps);
-    p.tap[0] = static_cast<int>(tap / map.axis[1].taps);
-    return p;
+  static DAQ_DEVICE Place of(int k, int depth, const ConvMap& map) {
+    if (map.taps() == 0) return {{0, 0, 0}, 0};  // nothing is met
+    const int tap = k / depth;
+    return {{tap / map.axis[2].taps / map.axis[1].taps, tap / map.axis[2].taps % map.axis[1].taps,
+             tap % map.axis[2].taps},
+            k % depth};
   }
 
-  DAQ_DEVICE void advance(int64_t count, int64_t depth, const ConvMap& map) {
+  DAQ_DEVICE void advance(int count, int depth, const ConvMap& map) {
     channel += count;
     while (channel >= depth) {
       channel -= depth;
@@ -75,29 +78,32 @@ struct Place {
   }
 };
 
-// Copies a block's rows of the source, step by step.
-template <typename tile_t, bool whole_chunks>
+// Copies a block's rows of the source, step by step. Addresses are the row's image (64 bits) plus
+// positions within it (32 bits), so that the pipeline's loop has little to compute.
+template <typename tile_t, bool backward, bool whole_chunks>
 class SourceRows {
  public:
   static constexpr int kRowsAPass = tile_t::kThreads / 4;  // four chunks a row and step
   static constexpr int kRows = tile_t::kRows / kRowsAPass;
 
   DAQ_DEVICE SourceRows(const RowsArguments& arguments, const ConvMap& map, int64_t first_row,
-                        int64_t group, int64_t step)
-      : a_(arguments), map_(map), first_channel_(group * arguments.depth) {
+                        int group, int step)
+      : a_(arguments), map_(map), channels_(arguments.depth * static_cast<int>(a_.sizes.groups)) {
     const int64_t count = a_.sizes.n * map.positions();
     const int counts[3] = {map.axis[0].count, map.axis[1].count, map.axis[2].count};
-    const int64_t channels = a_.depth * a_.sizes.groups;
+    const int* size = source_size<backward>(a_.sizes);
+    const int64_t image_values = int64_t{1} * size[0] * size[1] * size[2] * channels_;
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
       const int64_t m = first_row + thread_index() / 4 + i * kRowsAPass;
       const auto p = GridPosition::of(m < count ? m : 0, counts);
-      const int* size = source_size();
+#pragma unroll
       for (int axis = 0; axis < 3; ++axis) {
         const AxisMap& along = map.axis[axis];
         origin_[i][axis] = p.at[axis] * along.multiplier + along.shift;
       }
-      image_[i] = m < count ? p.image * size[0] * size[1] * size[2] * channels : -1;
+      if (m >= count) origin_[i][0] = kNowhere;
+      image_[i] = p.image * image_values + group * a_.depth;
     }
     place_ = Place::of(step * kStep + thread_index() % 4 * kChunk, a_.depth, map);
   }
@@ -122,22 +128,20 @@ class SourceRows {
   }
 
  private:
-  DAQ_DEVICE const int* source_size() const { return a_.backward ? a_.sizes.out : a_.sizes.in; }
+  static constexpr int kNowhere = -(1 << 30);  // an origin from which no tap gets inside
 
   // Of a place's first byte in the source, for row i; -1 outside.
   DAQ_DEVICE int64_t address(int i, const Place& place) const {
-    if (image_[i] < 0 || place.tap[0] >= map_.axis[0].taps) return -1;
-    const int* size = source_size();
-    int64_t position = 0;
-    bool inside = true;
+    const int* size = source_size<backward>(a_.sizes);
+    int position = 0;  // may wrap outside, where it is not used
+    bool inside = place.tap[0] < map_.axis[0].taps;
 #pragma unroll
     for (int axis = 0; axis < 3; ++axis) {
       const int at = origin_[i][axis] + place.tap[axis] * map_.axis[axis].shift_step;
-      inside = inside && at >= 0 && at < size[axis];
-      position = position * size[axis] + at;
+      inside = inside && static_cast<unsigned>(at) < static_cast<unsigned>(size[axis]);
+      position = static_cast<int>(static_cast<unsigned>(position) * size[axis] + at);
     }
-    if (!inside) return -1;
-    return image_[i] + position * (a_.depth * a_.sizes.groups) + first_channel_ + place.channel;
+    return inside ? image_[i] + place.channel + int64_t{1} * position * channels_ : -1;
   }
 
   template <typename unit_t>
@@ -145,8 +149,8 @@ class SourceRows {
     constexpr int kUnit = sizeof(unit_t);
     const auto outside = a_.pads.load_as<unit_t>(0);
     Place place = place_;
-    Bytes16 chunk;
-#pragma unroll
+    Bytes16 chunk = {};
+#pragma unroll 1
     for (int word = 0; word < 4; ++word) {
       uint32_t bits = 0;
 #pragma unroll
@@ -156,34 +160,53 @@ class SourceRows {
         bits |= static_cast<uint32_t>(value) << (8 * kUnit * unit);
         place.advance(kUnit, a_.depth, map_);
       }
-      chunk.word[word] = bits;
+      chunk = {{chunk.word[1], chunk.word[2], chunk.word[3], bits}};
     }
     return chunk;
   }
 
   const RowsArguments& a_;
   const ConvMap& map_;
-  int64_t first_channel_;
+  int channels_;
   Place place_;
   int origin_[kRows][3];
-  int64_t image_[kRows];
+  int64_t image_[kRows];  // the group's first channel of the image's first position
 };
 
-// Starts the copies of one step of a block's packed weights.
+// Copies a block's rows of packed weights, step by step.
 template <typename tile_t>
-DAQ_DEVICE void load_weights(const RowsArguments& a, int64_t first_packed, int64_t first_lane,
-                             int64_t step, const Shared<uint8_t>& stage) {
-  constexpr int kRowsAPass = tile_t::kThreads / 4;
-  const int chunk = thread_index() % 4;
+class WeightRows {
+ public:
+  static constexpr int kRowsAPass = tile_t::kThreads / 4;
+  static constexpr int kRows = tile_t::kColumns / kRowsAPass;
+  static_assert(kRows * kRowsAPass == tile_t::kColumns);
+
+  DAQ_DEVICE WeightRows(const RowsArguments& arguments, int64_t first_packed, int64_t first_lane,
+                        int step)
+      : a_(arguments), at_(first_packed + step * kStep + thread_index() % 4 * kChunk) {
 #pragma unroll
-  for (int i = 0; i < (tile_t::kColumns + kRowsAPass - 1) / kRowsAPass; ++i) {
-    const int row = thread_index() / 4 + i * kRowsAPass;
-    if (row >= tile_t::kColumns) continue;
-    const int64_t lane = first_lane + row < a.lanes ? first_lane + row : a.lanes - 1;
-    copy16_async(stage, swizzled<kStep>(row, chunk), a.packed,
-                 first_packed + lane * a.packed_row + step * kStep + chunk * kChunk);
+    for (int i = 0; i < kRows; ++i) {
+      const int64_t lane = first_lane + thread_index() / 4 + i * kRowsAPass;
+      // Lanes beyond the last one repeat it; their sums are not stored.
+      row_[i] = static_cast<int>((lane < a_.lanes ? lane : a_.lanes - 1) * a_.packed_row);
+    }
   }
-}
+
+  // Starts the copies of the next step.
+  DAQ_DEVICE void load(const Shared<uint8_t>& stage) {
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      const int row = thread_index() / 4 + i * kRowsAPass;
+      copy16_async(stage, swizzled<kStep>(row, thread_index() % 4), a_.packed, at_ + row_[i]);
+    }
+    at_ += kStep;
+  }
+
+ private:
+  const RowsArguments& a_;
+  int64_t at_;
+  int row_[kRows];
+};
 
 // Adds the products of one stage.
 template <typename source_t, typename tile_t>
@@ -218,7 +241,7 @@ DAQ_DEVICE void multiply_stage(tile_t& tile, int stage) {
 
 // The epilogue: sums to stored bits, statistics, and results through shared memory so that rows go
 // to memory in pieces of 16 bytes.
-template <typename tile_t>
+template <typename tile_t, bool backward>
 class Epilogue {
  public:
   static constexpr int kPieceRow = tile_t::kWarpColumns * 4 + kChunk;  // bytes; off the banks
@@ -233,7 +256,7 @@ class Epilogue {
                       int64_t first_lane, int64_t group, int64_t split)
       : a_(arguments), map_(map), first_row_(first_row), first_lane_(first_lane), group_(group),
         split_(split), raw_(arguments.splits > 1),
-        channels_(arguments.lanes * arguments.sizes.groups),
+        channels_(int64_t{1} * arguments.lanes * arguments.sizes.groups),
         rows_(arguments.sizes.n * map.positions()) {}
 
   DAQ_DEVICE void run(tile_t& tile) const {
@@ -248,7 +271,7 @@ class Epilogue {
   // Where row r's results lie, counted in positions of the result; -1 for none.
   DAQ_DEVICE void find_positions() const {
     const Shared<int64_t> positions(kPositionsAt, tile_t::kRows);
-    const int* size = a_.backward ? a_.sizes.in : a_.sizes.out;
+    const int* size = result_size<backward>(a_.sizes);
     const int counts[3] = {map_.axis[0].count, map_.axis[1].count, map_.axis[2].count};
     for (int r = thread_index(); r < tile_t::kRows; r += tile_t::kThreads) {
       int64_t position = -1;
@@ -269,7 +292,7 @@ class Epilogue {
     if (raw_) return;
     const bool statistics = !a_.statistics.is_null();
     const Shared<float> shared(kStatisticsAt, tile_t::kWarpsDown * tile_t::kColumns * 4);
-    const bool offset = !a_.sums.is_null();
+    constexpr bool offset = !backward;
     const uint32_t zero_point = offset ? static_cast<uint32_t>(a_.qparams.load(1)) : 0u;
     const float source_step = offset ? a_.qparams.load(0) : 1.0f;
     const bool has_bias = !a_.bias.is_null();
@@ -382,7 +405,7 @@ class Epilogue {
   }
 
   DAQ_DEVICE void store_partial(int64_t at, const Bytes16& chunk, int count) const {
-    const int* size = a_.backward ? a_.sizes.in : a_.sizes.out;
+    const int* size = result_size<backward>(a_.sizes);
     const int64_t first = split_ * a_.sizes.n * size[0] * size[1] * size[2] * channels_ + at;
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
@@ -404,42 +427,42 @@ class Epilogue {
 // Grid: x row tiles x column tiles (columns fastest: neighbours share source rows), y phases,
 // z groups x splits.
 template <typename source_t, typename tile_t, bool whole_chunks>
-DAQ_KERNEL(tile_t::kThreads, 512 / tile_t::kThreads)
+DAQ_KERNEL(tile_t::kThreads, tile_t::kResident)
 void rows_kernel(RowsArguments a) {
-  const int64_t column_tiles = ceil_div(a.lanes, int64_t{tile_t::kColumns});
+  const int64_t column_tiles = ceil_div(a.lanes, tile_t::kColumns);
   const int64_t first_row = block_x() / column_tiles * tile_t::kRows;
   const int64_t first_lane = block_x() % column_tiles * tile_t::kColumns;
-  const int64_t group = block_z() % a.sizes.groups;
-  const int64_t split = block_z() / a.sizes.groups;
-  const ConvMap map = conv_map(a.sizes, a.backward, block_y());
+  const int group = static_cast<int>(block_z() % a.sizes.groups);
+  const int split = static_cast<int>(block_z() / a.sizes.groups);
+  constexpr bool kBackward = kBackwardOf<source_t>;
+  const ConvMap map = conv_map(a.sizes, kBackward, block_y());
   if (first_row >= a.sizes.n * map.positions()) return;  // a phase with fewer positions
 
-  const int64_t steps = ceil_div(map.taps() * a.depth, int64_t{kStep});
-  const int64_t begin = split * a.split_steps < steps ? split * a.split_steps : steps;
-  const int64_t end = begin + a.split_steps < steps ? begin + a.split_steps : steps;
-  const int64_t first_packed =
-      (block_y() * a.sizes.groups + group) * a.lanes * a.packed_row;
-  SourceRows<tile_t, whole_chunks> source(a, map, first_row, group, begin);
+  const int steps = ceil_div(static_cast<int>(map.taps()) * a.depth, kStep);
+  const int begin = split * a.split_steps < steps ? split * a.split_steps : steps;
+  const int end = begin + a.split_steps < steps ? begin + a.split_steps : steps;
+  const int64_t first_packed = (block_y() * a.sizes.groups + group) * a.lanes * a.packed_row;
+  SourceRows<tile_t, kBackward, whole_chunks> source(a, map, first_row, group, begin);
+  WeightRows<tile_t> weights(a, first_packed, first_lane, begin);
   tile_t tile;
   run_pipeline<tile_t::kStageBytes>(
       begin, end,
-      [&](int64_t step, int stage) {
+      [&](int stage) {
         source.load(Shared<uint8_t>(stage, tile_t::kRowBytes));
-        load_weights<tile_t>(
-            a, first_packed, first_lane, step,
-            Shared<uint8_t>(stage + tile_t::kRowBytes, tile_t::kColumns * kStep));
+        weights.load(Shared<uint8_t>(stage + tile_t::kRowBytes, tile_t::kColumns * kStep));
       },
       [&](int stage) { multiply_stage<source_t>(tile, stage); });
-  Epilogue<tile_t>(a, map, first_row, first_lane, group, split).run(tile);
+  Epilogue<tile_t, kBackward>(a, map, first_row, first_lane, group, split).run(tile);
 }
 
 template <typename source_t, typename tile_t>
 void launch_tile(const RowsArguments& a, bool whole_chunks, Stream stream) {
   // Phase 0 has the most positions.
-  const int64_t rows = a.sizes.n * conv_map(a.sizes, a.backward, 0).positions();
+  constexpr bool kBackward = kBackwardOf<source_t>;
+  const int64_t rows = a.sizes.n * conv_map(a.sizes, kBackward, 0).positions();
   const Grid grid{ceil_div(rows, int64_t{tile_t::kRows}) *
-                      ceil_div(a.lanes, int64_t{tile_t::kColumns}),
-                  phases(a.sizes, a.backward), a.sizes.groups * a.splits};
+                      ceil_div(a.lanes, tile_t::kColumns),
+                  phases(a.sizes, kBackward), a.sizes.groups * a.splits};
   if (whole_chunks) {
     launch(rows_kernel<source_t, tile_t, true>, grid, tile_t::kThreads, tile_t::kSharedBytes,
            stream, a);
@@ -450,7 +473,7 @@ void launch_tile(const RowsArguments& a, bool whole_chunks, Stream stream) {
 }
 
 // How many bytes of a chunk lie side by side at least, where it is not whole.
-inline int gather_bytes(int64_t depth, const Global<const uint8_t>& source) {
+inline int gather_bytes(int depth, const Global<const uint8_t>& source) {
   return depth % 4 == 0 && source.is_aligned(4) ? 4 : 1;
 }
 

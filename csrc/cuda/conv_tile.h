@@ -26,6 +26,8 @@ struct Tile {
   static constexpr int kWarpsAcross = kColumns / kWarpColumns;
   static constexpr int kWarpsDown = kRows / kWarpRows;
   static constexpr int kThreads = kWarpsAcross * kWarpsDown * kWarp;
+  // Blocks that a processor's registers must hold: 128 to 168 a thread.
+  static constexpr int kResident = kThreads == 256 ? 2 : kWarpRows == 64 ? 3 : 4;
   static constexpr int kRowTiles = kWarpRows / 16;       // of one product instruction
   static constexpr int kColumnTiles = kWarpColumns / 8;
   static constexpr int kRowBytes = kRows * kStep;        // a stage's
@@ -50,22 +52,22 @@ DAQ_DEVICE int swizzled(int row, int chunk) {
   return row * width + mixed * kChunk;
 }
 
-// Runs steps begin..end-1: load(step, stage byte) starts the copies of one step into the stage at
+// Runs steps begin..end-1: load(stage byte) starts the copies of the next step into the stage at
 // that byte of shared memory, multiply(stage byte) adds its products. Afterwards shared memory is
 // free for other use.
 template <int stage_bytes, typename Load, typename Multiply>
-DAQ_DEVICE void run_pipeline(int64_t begin, int64_t end, Load load, Multiply multiply) {
+DAQ_DEVICE void run_pipeline(int begin, int end, Load load, Multiply multiply) {
 #pragma unroll
   for (int ahead = 0; ahead < kStages - 1; ++ahead) {
-    if (begin + ahead < end) load(begin + ahead, ahead * stage_bytes);
+    if (begin + ahead < end) load(ahead * stage_bytes);
     commit_copies();
   }
   int stage = 0;
-  for (int64_t step = begin; step < end; ++step) {
+  for (int step = begin; step < end; ++step) {
     wait_copies<kStages - 2>();
     barrier();  // the step's copies are there for all, and its predecessor's stage is free
     const int free = stage == 0 ? kStages - 1 : stage - 1;
-    if (step + kStages - 1 < end) load(step + kStages - 1, free * stage_bytes);
+    if (step + kStages - 1 < end) load(free * stage_bytes);
     commit_copies();
     multiply(stage * stage_bytes);
     stage = stage == kStages - 1 ? 0 : stage + 1;
@@ -76,17 +78,23 @@ DAQ_DEVICE void run_pipeline(int64_t begin, int64_t end, Load load, Multiply mul
 
 // A position (image, d, h, w) of a dense grid, walked in strides without divisions.
 struct GridPosition {
-  int64_t image;
+  int image;
   int at[3];
 
   static DAQ_DEVICE GridPosition of(int64_t index, const int (&count)[3]) {
+    // 64-bit divisions are calls; few tensors need them.
+    return index <= 0x7fffffff ? split(static_cast<uint32_t>(index), count) : split(index, count);
+  }
+
+  template <typename index_t>
+  static DAQ_DEVICE GridPosition split(index_t index, const int (&count)[3]) {
     GridPosition p;
-    p.at[2] = static_cast<int>(index % count[2]);
-    index /= count[2];
-    p.at[1] = static_cast<int>(index % count[1]);
-    index /= count[1];
-    p.at[0] = static_cast<int>(index % count[0]);
-    p.image = index / count[0];
+#pragma unroll
+    for (int a = 2; a >= 0; --a) {
+      p.at[a] = static_cast<int>(index % static_cast<index_t>(count[a]));
+      index /= static_cast<index_t>(count[a]);
+    }
+    p.image = static_cast<int>(index);
     return p;
   }
 

@@ -2,6 +2,7 @@
 // at values, which would have to wait for the device.
 #pragma once
 
+#include <algorithm>
 #include <optional>
 
 #include <ATen/core/Tensor.h>
@@ -70,11 +71,23 @@ inline ConvSizes conv_sizes(const ConvGeometry& g) {
   s.ci = g.ci;
   s.co = g.co;
   s.groups = g.groups;
-  constexpr int64_t kMost = 1 << 30;  // coordinates and their sums are 32-bit in kernels
+  // Coordinates within an image, channels and contractions over taps are 32-bit in kernels; what
+  // counts images or values is not.
+  constexpr int64_t kMost = 1 << 30;
+  constexpr int64_t kMostTerms = 1 << 24;  // whose sum of weights is an int32
+  const auto packed = [](int64_t rows, int64_t length) { return rows * (length + 64); };
+  const int64_t weights = std::max(packed(g.co_per_group(), g.forward_contraction()),
+                                   packed(g.ci_per_group(), g.grad_input_contraction()));
+  TORCH_CHECK_VALUE(g.n < kMost && g.ci < kMost && g.co < kMost && g.in_positions() < kMost &&
+                        g.out_positions() < kMost && weights < kMost &&
+                        g.forward_contraction() < kMostTerms,
+                    g, " is too large for the CUDA kernels: batch, channels, positions of an image "
+                    "and values of a group's weight must stay below 2**30, values an output channel "
+                    "below 2**24");
   for (int a = 0; a < 3; ++a) {
     TORCH_CHECK_VALUE(g.in[a] + g.pad_begin[a] + g.pad_end[a] < kMost && g.stride[a] < kMost &&
                           g.dilation[a] * g.kernel[a] < kMost,
-                      g, " is too large for the CUDA kernels: an axis must stay below 2**30");
+                      g, " is too large for the CUDA kernels: a padded axis must stay below 2**30");
     s.in[a] = static_cast<int>(g.in[a]);
     s.out[a] = static_cast<int>(g.out[a]);
     s.kernel[a] = static_cast<int>(g.kernel[a]);

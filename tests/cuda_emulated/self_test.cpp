@@ -6,7 +6,7 @@
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
-#include "cuda/absolute_maximum.h"
+#include "absolute_maximum.h"
 #include "cuda/primitives/primitives.h"
 
 namespace daq_mm::cuda {

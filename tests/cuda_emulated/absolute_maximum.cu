@@ -1,7 +1,7 @@
 // result = max |x[i]|: each thread over a stride of x, a warp by shuffles, a block through shared
 // memory, blocks by an atomic. The bits of floats without sign are ordered as unsigned integers.
 
-#include "cuda/absolute_maximum.h"
+#include "absolute_maximum.h"
 
 #include <algorithm>
 
