@@ -254,6 +254,7 @@ class _Int8Mixin:
 
         Raises:
             TypeError: another dtype. ValueError: sizes or devices that do not fit.
+            RuntimeError: x on CUDA, and this build has no CUDA kernels.
         """
         if self.in_warmup():
             return super().forward(x)
@@ -274,6 +275,7 @@ class _Int8Mixin:
                 f"{type(self).__name__} got x on {x.device}, but its weight is on "
                 f"{self.weight.device}; move both to one device"
             )
+        ops.check_served(x)
         rank = len(self.kernel_size)
         if x.dim() not in (rank + 1, rank + 2) or x.shape[-rank - 1] != self.in_channels:
             raise ValueError(

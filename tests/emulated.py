@@ -8,6 +8,7 @@ other. The registered ops have the schemas of `daq_mm`, and run on CPU tensors.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -106,3 +107,22 @@ def load():
     load.library = library  # the definitions live as long as this object
     torch.ops.load_library(str(build()))
     return torch.ops.daq_mm_emulated
+
+
+@contextlib.contextmanager
+def as_cpu_kernels():
+    """While it is open, the ops of `daq_mm` run the emulated CUDA kernels on CPU tensors.
+
+    Ops that have no CUDA kernel keep what they had.
+    """
+    own = load()
+    replacement = torch.library.Library("daq_mm", "IMPL")
+    key = "daq_mm_emulated::"
+    try:
+        for name in torch._C._dispatch_get_registrations_for_dispatch_key("CPU"):
+            if name.startswith(key):
+                op = name.removeprefix(key)
+                replacement.impl(op, getattr(own, op).default, "CPU", allow_override=True)
+        yield
+    finally:
+        replacement._destroy()
