@@ -193,19 +193,16 @@ def test_one_frame_does_not_tell_the_motion(motion):
             assert ((counts - 400) ** 2 / 400).sum() < 33.7
 
 
-def test_motions_differ_over_time():
-    """The sign of the first step tells right from left, the turning sense the circles."""
+@pytest.mark.parametrize("motion", video.MOTIONS)
+def test_motions_go_their_way(motion):
+    """Every step of every path points where the motion's name says, at an allowed speed."""
     rng = np.random.default_rng(0)
-
-    def steps(motion):
-        path = np.stack([video._path(rng, motion, 16) for _ in range(50)])
-        return (np.diff(path, axis=1) + 0.5) % 1.0 - 0.5
-
-    assert (steps("right")[..., 0] > 0).all() and (steps("left")[..., 0] < 0).all()
-    for motion, sign in (("clockwise", 1), ("counter_clockwise", -1)):
-        step = steps(motion)
-        turn = step[:, :-1, 0] * step[:, 1:, 1] - step[:, :-1, 1] * step[:, 1:, 0]
-        assert (np.sign(turn) == sign).all()
+    path = np.stack([video._path(rng, motion, 16) for _ in range(50)])
+    steps = (np.diff(path, axis=1) + 0.5) % 1.0 - 0.5
+    along = steps @ np.array(video.DIRECTIONS[motion])
+    assert ((video.SPEED[0] < along) & (along < video.SPEED[1])).all()
+    across = np.abs(steps).sum(-1) - along
+    assert np.abs(across).max() < 1e-9
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--root", type=Path, default=Path("data"), help="default: data")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--train-images", type=int, default=2400, help="detection, default 2400")
-    parser.add_argument("--val-images", type=int, default=200, help="detection, default 200")
+    parser.add_argument("--val-images", type=int, default=600, help="detection, default 600")
     parser.add_argument("--size", type=int, default=96, help="side of a picture, default 96")
     parser.add_argument("--train-videos", type=int, default=4800, help="video, default 4800")
     parser.add_argument("--val-videos", type=int, default=480, help="video, default 480")

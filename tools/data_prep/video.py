@@ -3,12 +3,11 @@
 Classes are `SHAPES` x `MOTIONS`. No frame by itself tells the motion, by construction: frames are a
 torus (what leaves on one side comes back on the other) and the place of the digit is
 
-    right / left                        (x0 ± v t, y0)                            mod side
-    clockwise / counter_clockwise       (x0 + r cos(±w t + f), y0 + r sin(±w t + f)) mod side
+    (x0 + v t d, y0 + v t e) mod side,    (d, e) the direction: right, left, down or up
 
 with x0, y0 uniform on the torus. A uniform start plus any shift is uniform again, so for each frame
-t the place has the same law (uniform) for all motions; speed, phase, radius, sample, size,
-contrast, background and distractors are drawn in the same way for every class. Files are Motion
+t the place has the same law (uniform) for all motions; speed, sample, size, contrast, background
+and distractors are drawn in the same way for every class. Files are Motion
 JPEG, which codes each frame by itself, so compression leaves no trace of the motion in a frame.
 `video_check` measures it.
 
@@ -24,9 +23,11 @@ import numpy as np
 
 from data_prep import clutter, digits, store
 
-VERSION = 1
+VERSION = 2
 SHAPES = (0, 4, 7)
-MOTIONS = ("right", "left", "clockwise", "counter_clockwise")
+DIRECTIONS = {"right": (1, 0), "left": (-1, 0), "down": (0, 1), "up": (0, -1)}
+"""x, y of the unit vector of each motion; y points down."""
+MOTIONS = tuple(DIRECTIONS)
 CLASSES = tuple(f"{shape}_{motion}" for shape in SHAPES for motion in MOTIONS)
 FPS = 10
 QUALITY = 85
@@ -34,9 +35,7 @@ QUALITY = 85
 SIDES = (56, 64, 80, 96, 112, 128)
 """Sides in pixels that decord 0.6 decodes exactly; it fails on some others, such as 48."""
 SPEED = (0.045, 0.085)
-"""Pixels a frame as a share of the side, along the path, for all motions alike."""
-RADIUS = (0.13, 0.22)
-"""Radius of the circular paths as a share of the side."""
+"""Pixels a frame as a share of the side, for all motions alike."""
 HEIGHTS = (0.4, 0.55)
 """Height of the digit as a share of the side."""
 
@@ -99,17 +98,9 @@ def make_video(
 def _path(rng: np.random.Generator, motion: str, frames: int) -> np.ndarray:
     """(frames, 2) places x, y as shares of the side; y points down."""
     start = rng.uniform(0, 1, 2)
-    speed, radius = rng.uniform(*SPEED), rng.uniform(*RADIUS)
-    phase = rng.uniform(0, 2 * np.pi)
-    time = np.arange(frames)
-    if motion in ("right", "left"):
-        sign = 1 if motion == "right" else -1
-        shift = np.stack([sign * speed * time, np.zeros(frames)], axis=1)
-    else:
-        sign = 1 if motion == "clockwise" else -1  # y points down: growing angles are clockwise
-        angle = sign * speed / radius * time + phase
-        shift = radius * np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    return (start + shift) % 1.0
+    speed = rng.uniform(*SPEED)
+    time = np.arange(frames)[:, None]
+    return (start + speed * time * np.array(DIRECTIONS[motion])) % 1.0
 
 
 def _render(rng: np.random.Generator, path: np.ndarray, sample: int, side: int) -> np.ndarray:
