@@ -29,10 +29,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--train-images", type=int, default=2400, help="detection, default 2400")
     parser.add_argument("--val-images", type=int, default=600, help="detection, default 600")
     parser.add_argument("--size", type=int, default=96, help="side of a picture, default 96")
-    parser.add_argument("--train-videos", type=int, default=4800, help="video, default 4800")
-    parser.add_argument("--val-videos", type=int, default=480, help="video, default 480")
+    parser.add_argument("--train-videos", type=int, default=3600, help="video, default 3600")
+    parser.add_argument("--val-videos", type=int, default=960, help="video, default 960")
     parser.add_argument("--video-size", type=int, default=56, help="side of a frame, default 56")
-    parser.add_argument("--video-frames", type=int, default=12, help="frames a video, default 12")
+    parser.add_argument("--video-frames", type=int, default=8, help="frames a video, default 8")
     parser.add_argument(
         "--workers",
         type=int,

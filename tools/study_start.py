@@ -6,10 +6,10 @@ iteration at which the smoothed loss first falls below --exit-loss. The control 
 from weights that differ by a millionth: as far as it departs from `fp32`, a departure is chance.
 
 Gradients: FP32 trains for --gradients-at iterations; then every recipe computes the weight
-gradients of the same batches from the same weights. `error` is |g' - g| / |g| of a layer in one
-batch; `bias` is the same of the sums over batches, which falls towards 0 if errors average out;
-`between batches` is |g - h| / |g| of the gradients g, h of two batches: the noise that SGD has
-anyhow.
+gradients g' of the same batches from the same weights, beside FP32's g. Of each layer, means over
+batches: `error` |g' - g| / |g|; `kept` <g', g> / <g, g>, the share of g that is left; `noise` what
+g' has besides that share, over |g|; `between_batches` |g - h| / |g| of the gradients g, h of two
+batches, which is 1.41 if they have nothing in common.
 
 A recipe may carry settings: daq:unsigned_activations=False,rounding=stochastic
 """
@@ -166,6 +166,18 @@ def distance(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a - b).norm() / b.norm().clamp_min(1e-30))
 
 
+def compare(found: list[torch.Tensor], exact: list[torch.Tensor]) -> dict[str, float]:
+    """Means over batches of the error, of the share kept and of the noise beside it."""
+    kept = [float((f * e).sum() / e.square().sum()) for f, e in zip(found, exact)]
+    return {
+        "error": statistics.fmean(map(distance, found, exact)),
+        "kept": statistics.fmean(kept),
+        "noise": statistics.fmean(
+            float((f - k * e).norm() / e.norm()) for f, e, k in zip(found, exact, kept)
+        ),
+    }
+
+
 def gradients(args: argparse.Namespace) -> dict:
     """For each recipe and layer: error in a batch, bias over batches; and the noise of batches."""
     runner, losses = train(args, "fp32", args.seeds[0], args.gradients_at)
@@ -181,27 +193,20 @@ def gradients(args: argparse.Namespace) -> dict:
         found[text] = steps[2:]  # thresholds have settled after two
     exact = found.pop("fp32")
     layers = list(exact[0])
-    total = {name: sum(step[name] for step in exact) for name in layers}
     noise = {
         name: statistics.fmean(distance(a[name], b[name]) for a, b in zip(exact[1:], exact))
         for name in layers
     }
     table = {
-        text: {
-            name: {
-                "error": statistics.fmean(distance(s[name], e[name]) for s, e in zip(steps, exact)),
-                "bias": distance(sum(step[name] for step in steps), total[name]),
-            }
-            for name in layers
-        }
+        text: {name: compare([s[name] for s in steps], [e[name] for e in exact]) for name in layers}
         for text, steps in found.items()
     }
     for text, rows in table.items():
-        error, bias = ([row[key] for row in rows.values()] for key in ("error", "bias"))
-        print(
-            f"{text:40} error median {statistics.median(error):.4f} max {max(error):.4f}, "
-            f"bias median {statistics.median(bias):.4f} max {max(bias):.4f}"
+        medians = (
+            f"{key} {statistics.median(row[key] for row in rows.values()):.3f}"
+            for key in ("error", "kept", "noise")
         )
+        print(f"{text:40} medians over layers: {', '.join(medians)}")
     print(f"between batches: median {statistics.median(noise.values()):.3f}")
     return {
         "seed": args.seeds[0],

@@ -3,13 +3,12 @@
 Classes are `SHAPES` x `MOTIONS`. No frame by itself tells the motion, by construction: frames are a
 torus (what leaves on one side comes back on the other) and the place of the digit is
 
-    (x0 + v t d, y0 + v t e) mod side,    (d, e) the direction: right, left, down or up
+    (x0 + v t cos f, y0 + v t sin f) mod side,    f one of twelve directions, 30 degrees apart
 
 with x0, y0 uniform on the torus. A uniform start plus any shift is uniform again, so for each frame
 t the place has the same law (uniform) for all motions; speed, sample, size, contrast, background
-and distractors are drawn in the same way for every class. Files are Motion
-JPEG, which codes each frame by itself, so compression leaves no trace of the motion in a frame.
-`video_check` measures it.
+and distractors are drawn in the same way for every class. Files are Motion JPEG, which codes each
+frame by itself, so compression leaves no trace of the motion in a frame. `video_check` measures it.
 
 Video number i of a split depends on (seed, split, i, side, frames) alone.
 """
@@ -24,10 +23,10 @@ import numpy as np
 from data_prep import clutter, digits, store
 
 VERSION = 2
-SHAPES = (0, 4, 7)
-DIRECTIONS = {"right": (1, 0), "left": (-1, 0), "down": (0, 1), "up": (0, -1)}
-"""x, y of the unit vector of each motion; y points down."""
-MOTIONS = tuple(DIRECTIONS)
+SHAPES = (0, 1)
+ANGLES = tuple(range(0, 360, 30))
+"""Degrees clockwise from the right, of the directions of motion."""
+MOTIONS = tuple(f"{angle}_degrees" for angle in ANGLES)
 CLASSES = tuple(f"{shape}_{motion}" for shape in SHAPES for motion in MOTIONS)
 FPS = 10
 QUALITY = 85
@@ -99,8 +98,9 @@ def _path(rng: np.random.Generator, motion: str, frames: int) -> np.ndarray:
     """(frames, 2) places x, y as shares of the side; y points down."""
     start = rng.uniform(0, 1, 2)
     speed = rng.uniform(*SPEED)
-    time = np.arange(frames)[:, None]
-    return (start + speed * time * np.array(DIRECTIONS[motion])) % 1.0
+    angle = np.deg2rad(ANGLES[MOTIONS.index(motion)])  # y points down: clockwise
+    direction = np.array([np.cos(angle), np.sin(angle)])
+    return (start + speed * np.arange(frames)[:, None] * direction) % 1.0
 
 
 def _render(rng: np.random.Generator, path: np.ndarray, sample: int, side: int) -> np.ndarray:

@@ -1,5 +1,5 @@
 # Generated videos of moving handwritten digits: `python tools/prepare_data.py video`.
-# 12 classes: the digits 0, 4, 7 moving right, left, down or up.
+# 24 classes: the digits 0 and 1 moving in one of twelve directions.
 dataset_type = 'VideoDataset'
 data_root = 'data/digits_video/'
 
@@ -21,7 +21,7 @@ test_pipeline = [
 
 # workers that start with each epoch are seeded anew, so a resumed run sees the same clips
 train_dataloader = dict(
-    batch_size=24,
+    batch_size=12,
     num_workers=1,
     persistent_workers=False,
     drop_last=True,
