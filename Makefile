@@ -49,8 +49,9 @@ data: install
 
 demo: data
 	$(BIN)/python tools/run_suite.py tools/suites/demo.json --records $(DEMO)/records
-	$(BIN)/python tools/collect_results.py $(DEMO)/records --out $(DEMO) --name table
-	@echo "The table is in $(DEMO)/table.md, the logs in $(DEMO)/runs."
+	$(BIN)/python tools/collect_results.py $(DEMO)/records --out $(DEMO) --name table \
+		--html $(DEMO)/report.html
+	@echo "The table is in $(DEMO)/table.md, a report in $(DEMO)/report.html, logs in $(DEMO)/runs."
 
 test: install
 	$(BIN)/python -m pytest $(MARKS) $(PYTEST_ARGS)

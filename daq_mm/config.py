@@ -15,6 +15,7 @@ _CHOICES = {
     "grad_weight": ("channel", "tensor"),
     "grad_input": ("folded", "global"),
     "rounding": ("nearest", "stochastic"),
+    "saved_output": ("int8", "float"),
 }
 
 
@@ -46,6 +47,10 @@ class DAQConfig:
         include: shell-style patterns of layer names to convert; ('*',) is all of them.
         exclude: shell-style patterns of layer names to leave in floating point.
         convert_first: convert the network's first convolution as well.
+        fuse: compute a convolution with the batch norm, residual addition and activation after
+            it as one, with activations that travel in 8 bits; False leaves them apart.
+        saved_output: what a fused batch norm keeps of its input for the backward pass: 'int8'
+            (8 bits on a grid of its own for each channel) or 'float' (as it is).
 
     Raises:
         ValueError: a value that is not allowed; TypeError: an unknown setting or a wrong type.
@@ -67,6 +72,8 @@ class DAQConfig:
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     convert_first: bool = False
+    fuse: bool = True
+    saved_output: str = "int8"
 
     def __post_init__(self) -> None:
         for name in ("include", "exclude"):
@@ -154,7 +161,12 @@ class DAQConfig:
         return ", ".join([self.recipe, *own])
 
 
-_PAPER = {"grad_input": "global", "unsigned_activations": False, "cap_at_maximum": False}
+_PAPER = {
+    "grad_input": "global",
+    "unsigned_activations": False,
+    "cap_at_maximum": False,
+    "saved_output": "float",
+}
 
 #: Recipes by name; each lists what differs from DAQConfig's defaults.
 RECIPES: Mapping[str, Mapping[str, Any]] = MappingProxyType(

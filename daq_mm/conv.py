@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -9,7 +12,10 @@ from torch.autograd.function import once_differentiable
 
 from . import observe, ops
 from .config import DAQConfig
+from .ops.geometry import ConvGeometry
+from .ops.layout import is_channels_last, weight_format
 from .quantizers import build_quantizer
+from .twin import twin_of
 
 Tensor = torch.Tensor
 
@@ -24,31 +30,28 @@ class _Int8Convolution(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x, w, bias, layer, stride, padding, dilation, groups, out_dtype):
-        y, q_x, x_qparams = ops.conv_forward(
-            x,
-            w,
-            bias,
-            stride=stride,
-            padding=padding,
-            dilation=dilation,
-            groups=groups,
-            allow_unsigned=layer.config.unsigned_activations,
-            out_dtype=out_dtype,
-        )
-        if layer.observer is not None:
-            _observe_forward(layer.observer, x, w, q_x, x_qparams)
+    def forward(ctx, x, w, bias, layer, geometry, out_dtype, q_x, x_qparams):
+        if q_x is None:
+            y, q_x, x_qparams = ops.conv_forward(
+                x,
+                w,
+                bias,
+                **geometry,
+                allow_unsigned=layer.config.unsigned_activations,
+                out_dtype=out_dtype,
+            )
+            if layer.observer is not None:
+                observe_operands(layer.observer, x, w, q_x, x_qparams)
+        else:
+            y, _ = ops.conv_forward_stats(
+                q_x, x_qparams, w, bias, **geometry, out_dtype=out_dtype, stats=False
+            )
         if not ctx.needs_input_grad[1]:
             # grad-input needs only x's size: keep a view of one byte instead of the activation.
             q_x = q_x.new_empty(()).expand(q_x.shape)
         ctx.save_for_backward(q_x, x_qparams, w)
         ctx.layer = layer
-        ctx.geometry = {
-            "stride": stride,
-            "padding": padding,
-            "dilation": dilation,
-            "groups": groups,
-        }
+        ctx.geometry = geometry
         ctx.x_dtype = x.dtype
         ctx.bias_dtype = None if bias is None else bias.dtype
         return y
@@ -61,7 +64,7 @@ class _Int8Convolution(torch.autograd.Function):
         seed = quantizer.seed()
         threshold = quantizer.update(g)
         if ctx.layer.observer is not None:
-            _observe_backward(ctx.layer.observer, g, threshold, config)
+            observe_gradient(ctx.layer.observer, g, threshold, config)
         mask = list(ctx.needs_input_grad[:3])
         dx, dw, db = ops.conv_backward(
             g,
@@ -80,18 +83,70 @@ class _Int8Convolution(torch.autograd.Function):
             dx if mask[0] else None,
             dw if mask[1] else None,
             db.to(ctx.bias_dtype) if mask[2] else None,
-            *([None] * 6),
+            *([None] * 5),
         )
 
 
-def _observe_forward(observer, x, w, q_x, x_qparams) -> None:
+def int8_products(
+    quantize: Callable[[Tensor], Tensor],
+    threshold: Tensor,
+    q_x: Tensor,
+    x_qparams: Tensor,
+    w: Tensor,
+    *,
+    config: DAQConfig,
+    geometry: dict[str, Any],
+    output_mask: Sequence[bool],
+    x_dtype: torch.dtype,
+) -> tuple[Tensor | None, Tensor | None]:
+    """grad-input and grad-weight of a gradient that is quantized elsewhere.
+
+    Args:
+        quantize: makes the gradient int8 (N, Co, *out) for thresholds float32 (Co,) or (1,).
+        threshold: float32 (Co + 1,), one a channel and then the tensor's.
+        q_x, x_qparams: the 8-bit activation, as for `ops.grad_weight`.
+        w: (Co, Ci / groups, *kernel), the float weight.
+        output_mask: which of (dx, dw) to compute; the other is None.
+        x_dtype: dtype of dx.
+
+    Returns:
+        dx: q_x's size, channels-last; dw: w's size, dtype and memory format.
+    """
+    by_channel, by_tensor = threshold[:-1], threshold[-1:]
+    folded, channels = config.grad_input == "folded", config.grad_weight == "channel"
+    dx = dw = q_g = None
+    if output_mask[0]:
+        q_g = quantize(by_channel if folded else by_tensor)
+        if folded:
+            q_w, step = ops.quantize_w_folded(w, by_channel, groups=geometry["groups"])
+        else:
+            q_w, w_step = ops.quantize_w(w)
+            step = (by_tensor / 127) * w_step
+        dx = ops.grad_input(q_g, q_w, step, q_x.shape, **geometry, out_dtype=x_dtype)
+    if output_mask[1]:
+        g_threshold = by_channel if channels else by_tensor
+        if q_g is None or folded != channels:
+            q_g = quantize(g_threshold)
+        step = (g_threshold / 127).expand(w.shape[0]).contiguous()
+        dw = ops.grad_weight(
+            q_x, x_qparams, q_g, step, w.shape[2:], **geometry, out_dtype=w.dtype
+        ).contiguous(memory_format=weight_format(w))
+    return dx, dw
+
+
+def observe_operands(
+    observer: observe.Observer, x: Tensor, w: Tensor, q_x: Tensor, x_qparams: Tensor
+) -> None:
+    """Record the noise of x (N, Ci, *spatial) and w on their grids."""
     observer.record("x", x, (q_x.float() - x_qparams[1]) * x_qparams[0])
     q_w, step = ops.quantize_w(w)
     observer.record("w", w, q_w.float() * step)
 
 
-def _observe_backward(observer, g, threshold, config) -> None:
-    # The signal-to-noise ratio of the thresholds that grad-weight uses.
+def observe_gradient(
+    observer: observe.Observer, g: Tensor, threshold: Tensor, config: DAQConfig
+) -> None:
+    """Record noise and clipping of g (N, Co, *out) by the thresholds that grad-weight uses."""
     used = threshold[:-1] if config.grad_weight == "channel" else threshold[-1:]
     step = (used / 127).view(1, -1, *([1] * (g.dim() - 2)))
     observer.record("g", g, ops.quantize_g(g, used).float() * step)
@@ -171,25 +226,49 @@ class _Int8Mixin:
                 f"(N, {self.in_channels}, {', '.join(['*'] * rank)}) or the same without N"
             )
 
-    def _int8_forward(self, x: Tensor) -> Tensor:
+    def out_dtype(self, x: Tensor) -> torch.dtype:
+        """dtype of the result for x: autocast's if it is on, else x's."""
         if torch.is_autocast_enabled(x.device.type):
-            out_dtype = torch.get_autocast_dtype(x.device.type)
-        else:
-            out_dtype = x.dtype
+            return torch.get_autocast_dtype(x.device.type)
+        return x.dtype
+
+    def geometry(self) -> dict[str, Any]:
+        """Geometry arguments of the ops, for a 2D or 3D layer whose input is padded by zeros."""
+        return {
+            "stride": self.stride,
+            "padding": self._padding_begins_and_ends(),
+            "dilation": self.dilation,
+            "groups": self.groups,
+        }
+
+    def out_size(self, x: Tensor) -> tuple[int, ...]:
+        """(N, Co, *out) for x (N, Ci, *spatial), of a 2D or 3D layer padded by zeros."""
+        return ConvGeometry.make(x.shape, self.weight.shape, **self.geometry()).out_size
+
+    def _int8_forward(self, x: Tensor) -> Tensor:
+        out_dtype = self.out_dtype(x)
+        geometry = self.geometry()
         if self.padding_mode != "zeros":
             x = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode)
-            padding = (0,) * (2 * len(self.kernel_size))
-        else:
-            padding = self._padding_begins_and_ends()
-        stride, dilation, w = self.stride, self.dilation, self.weight
+            geometry["padding"] = (0,) * (2 * len(self.kernel_size))
+        w = self.weight
         if len(self.kernel_size) == 1:
             # The ops are 2D and 3D: a 1D convolution is a 2D one of height 1.
-            begin, end = padding
-            stride, dilation, padding = (1, *stride), (1, *dilation), (0, begin, 0, end)
+            begin, end = geometry["padding"]
+            geometry |= {
+                "stride": (1, *self.stride),
+                "dilation": (1, *self.dilation),
+                "padding": (0, begin, 0, end),
+            }
             x, w = x.unsqueeze(2), w.unsqueeze(2)
-        y = _Int8Convolution.apply(
-            x, w, self.bias, self, stride, padding, dilation, self.groups, out_dtype
-        )
+        twin = twin_of(x, allow_unsigned=self.config.unsigned_activations)
+        if twin is None:
+            source, q_x, x_qparams = x, None, None
+        else:
+            source, (q_x, x_qparams) = twin.source(x), twin.quantized(x)
+        y = _Int8Convolution.apply(source, w, self.bias, self, geometry, out_dtype, q_x, x_qparams)
+        if twin is not None and not (is_channels_last(x) or is_channels_last(w)):
+            y = y.contiguous()
         return y.squeeze(2) if len(self.kernel_size) == 1 else y
 
     def _padding_begins_and_ends(self) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ from torch import nn
 
 from .config import DAQConfig
 from .conv import INT8_CLASSES, _Int8Mixin
+from .fuse import fuse_model, unfuse_model
 
 #: mmcv's wrappers of nn.Conv only mend empty batches on old versions of torch, so they may be
 #: swapped like the plain layers. By name, because mmcv is not required.
@@ -33,20 +34,27 @@ class ConversionReport:
         converted: layers that this call swapped, with their shape.
         already: layers that were INT8 before, which keep their own config.
         skipped: convolutions left in floating point, with the reason.
+        fused: blocks with units that run as one (`daq_mm.fuse`), and these in words.
+        unfused: blocks with INT8 convolutions and norms that have no plan, with the reason.
     """
 
     converted: list[tuple[str, str]] = field(default_factory=list)
     already: list[tuple[str, str]] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    fused: list[tuple[str, str]] = field(default_factory=list)
+    unfused: list[tuple[str, str]] = field(default_factory=list)
 
     def __str__(self) -> str:
         lines = [
             f"INT8 convolutions: {len(self.converted)} converted, {len(self.already)} were "
-            f"INT8 before, {len(self.skipped)} stay in floating point"
+            f"INT8 before, {len(self.skipped)} stay in floating point; {len(self.fused)} blocks "
+            "are fused"
         ]
         lines += [f"  converted  {name}: {words}" for name, words in self.converted]
         lines += [f"  kept       {name}: {words}" for name, words in self.already]
         lines += [f"  skipped    {name}: {reason}" for name, reason in self.skipped]
+        lines += [f"  fused      {name}: {words}" for name, words in self.fused]
+        lines += [f"  not fused  {name}: {reason}" for name, reason in self.unfused]
         return "\n".join(lines)
 
 
@@ -86,6 +94,8 @@ def convert_model(
         module.__class__ = INT8_CLASSES[_base_class(module)]
         module._become_int8(config, plain_class, layer_seed=zlib.crc32(name.encode()) >> 1)
         report.converted.append((name, f"{shape}, {config.summary()}"))
+    if config.fuse:
+        report.fused, report.unfused = fuse_model(model, config)
     return report
 
 
@@ -95,6 +105,7 @@ def revert_model(model: nn.Module) -> list[str]:
     Returns:
         the names of the layers that were reverted; their thresholds are gone.
     """
+    unfuse_model(model)
     names = []
     for name, module in list(model.named_modules()):
         if isinstance(module, _Int8Mixin):

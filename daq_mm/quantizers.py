@@ -63,6 +63,17 @@ class GradientQuantizer(nn.Module):
         """Thresholds float32 (Co + 1,) for the gradient g (N, Co, *out); moves the state on."""
         raise NotImplementedError
 
+    def needs_values(self) -> bool:
+        """Whether the next gradient's values are needed, or its maxima are enough.
+
+        Fused units ask: with maxima alone they never write the gradient as floats.
+        """
+        return True
+
+    def update_from_maxima(self, maximum: Tensor) -> Tensor:
+        """As `update`, from the gradient's absolute maxima, float32 (Co + 1,), tensor's last."""
+        raise NotImplementedError
+
     def seed(self) -> Tensor | None:
         """int64 (1,) for stochastic rounding of the next gradient, None to round to nearest.
 
@@ -119,6 +130,29 @@ class _FusedQuantizer(GradientQuantizer):
             cap=config.cap_at_maximum,
             gaussian_above=config.mcs_lambda,
             interval=config.discriminator_interval,
+        )
+
+    def needs_values(self) -> bool:
+        """Only when the discriminator is due. Off the CPU, reading the count would synchronize."""
+        if not self.mcs:
+            return False
+        if self.iteration.device.type != "cpu":
+            return True
+        return int(self.iteration) % self.config.discriminator_interval == 0
+
+    def update_from_maxima(self, maximum: Tensor) -> Tensor:
+        """As `update`; the discriminator must not be due."""
+        config = self.config
+        return ops.thresholds_from_maxima(
+            maximum,
+            self.threshold,
+            self.tail_probability,
+            self.iteration,
+            mcs=self.mcs,
+            decay=1.0 - config.mcs_k * config.mcs_a,
+            gain=config.mcs_a,
+            cap=config.cap_at_maximum,
+            gaussian_above=config.mcs_lambda,
         )
 
 

@@ -8,7 +8,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
-from mmengine.structures import InstanceData
+from mmengine.structures import BaseDataElement, InstanceData
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 PRECISIONS = ("fp32", "bf16", "int8", "int8_paper")
@@ -90,13 +90,33 @@ def video_batch(shape: tuple[int, ...], classes: int) -> dict:
     return dict(inputs=clips, data_samples=samples)
 
 
+def picture_batch(side: int, classes: int) -> dict:
+    """Two pictures of `side` pixels with labels, as the classifier's data loader gives them."""
+    labels = [torch.tensor(label) for label in (0, classes - 1)]
+    pictures = [torch.randint(0, 256, (3, side, side), dtype=torch.uint8) for _ in labels]
+    return dict(inputs=pictures, data_samples=[BaseDataElement(gt_label=x) for x in labels])
+
+
 def generated_batch(cfg: Config, name: str) -> dict:
     """A small batch in the format that the config's model expects."""
+    if cfg.get("task") == "classification":
+        # InceptionV3's and AlexNet's stems need the pictures' real size, or nearly
+        side = 32 if "cifar10" in name else 96 if "imagenet" in name else 64
+        return picture_batch(side, cfg.model.head.num_classes)
     if cfg.default_scope == "mmdet":
         head = cfg.model.get("bbox_head") or cfg.model.roi_head.bbox_head
         # SSD's anchors and its last, unpadded levels need the real size
-        return detection_batch(300 if name.startswith("ssd300") else 96, head.num_classes)
-    clip = (3, 3, 48, 48) if cfg.model.type == "Recognizer2D" else (1, 3, 8, 48, 48)
+        side = 300 if name.startswith("ssd300") else 96
+        # SSDLite's last map has one pixel, of which batch norm needs two
+        count = 2 if name.startswith("ssdlite") else 1
+        batches = [detection_batch(side, head.num_classes) for _ in range(count)]
+        return {key: [batch[key][0] for batch in batches] for key in batches[0]}
+    if cfg.model.type == "Recognizer2D":
+        clip = (8 if cfg.model.cls_head.type == "TSMHead" else 3, 3, 48, 48)
+    elif cfg.model.backbone.type == "C3D":  # its linear layers need the real size
+        clip = (1, 3, 16, 112, 112)
+    else:
+        clip = (1, 3, 8, 48, 48)
     return video_batch(clip, cfg.model.cls_head.num_classes)
 
 

@@ -35,3 +35,12 @@ def backend(request):
     ops.set_cpu_capability(request.param)
     yield request.param
     ops.set_cpu_capability(None)
+
+
+@pytest.fixture
+def one_thread():
+    """For tiny cases, where waiting threads would slow a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import random
 
+import pytest
 import torch
 
 from daq_mm import ops
 from daq_mm.ops.layout import channels_last_format
 
+NEEDS_CPU_KERNELS = pytest.mark.skipif(
+    not ops.kernels_built("cpu")[0], reason=ops.kernels_built("cpu")[1]
+)
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 FIXED = {
@@ -36,9 +40,13 @@ FIXED = {
     "stride beyond x": dict(x_size=(2, 6, 2, 3), kernel=1, co=5, stride=4),
     "grouped": dict(x_size=(2, 64, 9, 9), kernel=3, co=96, padding=1, groups=4),
     "grouped, odd channels": dict(x_size=(2, 21, 7, 7), kernel=3, co=15, padding=1, groups=3),
+    "grouped, four a group": dict(x_size=(2, 64, 9, 7), kernel=3, co=64, padding=1, groups=16),
+    "grouped, more outputs": dict(x_size=(2, 48, 7, 7), kernel=3, co=120, padding=1, groups=12),
     "grouped 1x1": dict(x_size=(2, 24, 7, 7), kernel=1, co=12, groups=4),
     "depthwise": dict(x_size=(2, 70, 13, 12), kernel=3, co=70, padding=1, groups=70),
     "depthwise 128": dict(x_size=(1, 128, 9, 9), kernel=3, co=128, padding=1, groups=128),
+    "depthwise 32": dict(x_size=(2, 32, 9, 9), kernel=3, co=32, padding=1, groups=32),
+    "depthwise 19": dict(x_size=(1, 19, 3, 3), kernel=3, co=19, padding=1, groups=19),
     "depthwise 3x3 strided": dict(
         x_size=(2, 33, 13, 12), kernel=3, co=33, stride=2, padding=1, groups=33
     ),

@@ -98,11 +98,32 @@ def test_memory_of_a_mode():
     values, picture = 4 * 4 * 64, 4 * 3 * 64
     assert kept["fp32"]["convolutions"] == 4 * (picture + 3 * values)
     assert kept["int8"]["convolutions"] == 4 * picture + 3 * (values + 8)
+    assert kept["fp32"]["int8_layers"] == 4 * 3 * values
+    assert kept["int8"]["int8_layers"] == 3 * (values + 8)
     assert kept["fp32"]["all"] > kept["fp32"]["convolutions"]
     if Path("/proc/self/clear_refs").exists():
         peak = memory.peak(lambda: trainers["fp32"], torch.device("cpu"))
         assert set(peak) == {"baseline", "idle", "peak", "peak_over_baseline", "iteration"}
         assert peak["peak"] >= peak["idle"] > 0
+
+
+def test_memory_of_fused_convolutions_is_not_told_apart():
+    def fused_network():
+        conv, norm = torch.nn.Conv2d, torch.nn.BatchNorm2d
+        return networks.Network(
+            torch.nn.Sequential(
+                *(conv(3, 4, 1), conv(4, 4, 1), norm(4), torch.nn.ReLU(), torch.nn.Flatten()),
+                *(torch.nn.LazyLinear(1), torch.nn.Flatten(0), torch.nn.Softmax(0)),
+            ).train(),
+            lambda n, device: (torch.randn(n, 3, 8, 8, device=device),),
+        )
+
+    network = fused_network()
+    network.module(*network.batch(2, torch.device("cpu")))
+    fused = memory.saved_for_backward(Trainer(network, modes.MODES["int8-fused-fp32"], setting()))
+    apart = memory.saved_for_backward(Trainer(network, modes.MODES["int8"], setting()))
+    assert (fused["convolutions"], fused["int8_layers"]) == (None, None)
+    assert 0 < fused["all"] < apart["all"]
 
 
 def test_tables_of_modes():

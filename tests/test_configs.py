@@ -32,6 +32,13 @@ from config_steps import (  # noqa: E402
 
 INT8_LAYERS = (daq_mm.DAQConv2d, daq_mm.DAQConv3d)
 DIGITS = [path for path in config_files() if "_digits_" in path.stem]
+# one network of each task goes through a whole Runner
+WHOLE = [
+    path
+    for path in DIGITS
+    if path.stem.startswith(("retinanet_r18", "slowonly", "mobilenetv2", "tsn"))
+]
+STEPPED = [path for path in DIGITS if path not in WHOLE]
 FULL_SIZE = [path for path in config_files() if path not in DIGITS]
 # one FP32 config of each quick full-size model runs always; the rest takes minutes on a CPU
 SLOW = (
@@ -39,9 +46,14 @@ SLOW = (
     "ssd300",
     "i3d",
     "r2plus1d",
+    "c3d",
     "_kinetics400",
     "faster_rcnn_r50_fpn_coco",
-    "net_r50_fpn_voc",
+    "_r50_fpn_voc",
+    "ssdlite_mobilenetv2_coco",
+    "vgg16_imagenet",
+    "alexnet_imagenet",
+    "tsm_mobilenetv2_ucf101",
 )
 
 
@@ -89,14 +101,14 @@ def test_pretrained_weights_can_be_switched_off():
     assert cfg.model.backbone.init_cfg is None
 
 
-@pytest.mark.parametrize("path", named(FULL_SIZE, SLOW))
-def test_full_size_config_steps_twice(path):
+@pytest.mark.parametrize("path", [*named(FULL_SIZE, SLOW), *named(STEPPED)])
+def test_config_steps_twice(path):
     cfg = Config.fromfile(path)
     model = build(cfg)
     if hook := daq_hook(cfg):
         report = daq_mm.convert_model(model, hook.config)
         swapped = [m for m in model.modules() if isinstance(m, INT8_LAYERS)]
-        assert len(swapped) == len(report.converted) > 10
+        assert len(swapped) == len(report.converted) > 3
     batch = generated_batch(cfg, path.stem)
     losses = step_twice(model, cfg, [batch, batch])
     assert all(math.isfinite(loss) and loss > 0 for loss in losses)
@@ -108,16 +120,18 @@ def data_root(tmp_path_factory) -> Path:
     sys.path.insert(0, str(CONFIGS.parent / "tools"))
     pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
     pytest.importorskip("decord", reason="decord not installed")
-    from data_prep import detection, video
+    from data_prep import classification, detection, shape_video, video
 
     root = tmp_path_factory.mktemp("root")
     counts = dict(train=48, val=12)
     detection.prepare(root / "data/digits_detection", seed=0, counts=counts, side=96)
     video.prepare(root / "data/digits_video", seed=0, counts=counts, side=56, frames=16)
+    shape_video.prepare(root / "data/digits_shape_video", seed=0, counts=counts, side=56, frames=12)
+    classification.prepare(root / "data/digits_classification", seed=0, counts=counts, side=64)
     return root
 
 
-@pytest.mark.parametrize("path", named(DIGITS))
+@pytest.mark.parametrize("path", named(WHOLE))
 def test_digits_config_trains_and_validates(path, data_root, tmp_path, monkeypatch):
     """A whole Runner: real files, real loaders, two or three steps, validation, a checkpoint."""
     monkeypatch.chdir(data_root)
@@ -141,7 +155,7 @@ def test_digits_config_trains_and_validates(path, data_root, tmp_path, monkeypat
     assert all(value.isfinite().all() for value in runner.model.parameters())
     scalars = runner.message_hub.log_scalars
     assert math.isfinite(scalars["train/loss"].current())
-    metric = "val/coco/bbox_mAP" if cfg.default_scope == "mmdet" else "val/acc/top1"
-    assert metric in scalars
+    metrics = dict(mmdet="coco/bbox_mAP", mmaction="acc/top1", mmengine="accuracy/top1")
+    assert f"val/{metrics[cfg.default_scope]}" in scalars
     assert (tmp_path / "epoch_1.pth").is_file()
     (tmp_path / "epoch_1.pth").unlink()  # the largest thing that tests write

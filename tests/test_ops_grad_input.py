@@ -6,6 +6,7 @@ import torch
 from conv_cases import (
     FIXED,
     FLOATS,
+    NEEDS_CPU_KERNELS,
     assert_same_bits,
     channels_last,
     geometry_of,
@@ -16,19 +17,7 @@ from conv_cases import (
 from daq_mm import ops
 from daq_mm.ops import reference
 
-pytestmark = pytest.mark.skipif(
-    not ops.kernels_built("cpu")[0],
-    reason=ops.kernels_built("cpu")[1],
-)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """The cases are tiny, and waiting threads slow a busy machine; one test varies the number."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = [NEEDS_CPU_KERNELS, pytest.mark.usefixtures("one_thread")]
 
 
 def operands(case, folded=True):

@@ -6,38 +6,17 @@ import random
 import pytest
 import torch
 
+from conv_cases import FLOATS, NEEDS_CPU_KERNELS, channels_last, geometry_of
 from daq_mm import ops
 from daq_mm.ops import reference
-from daq_mm.ops.layout import channels_last_format
 
-pytestmark = pytest.mark.skipif(
-    not ops.kernels_built("cpu")[0],
-    reason=ops.kernels_built("cpu")[1],
-)
-
-FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+pytestmark = NEEDS_CPU_KERNELS
 
 
-def channels_last(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.contiguous(memory_format=channels_last_format(tensor.dim() - 2))
-
-
-def operands(x_size, kernel, co, stride=1, padding=0, dilation=1, groups=1, signed=True):
-    """Random 8-bit operands and the geometry arguments, each scalar spread over the axes."""
-    rank = len(x_size) - 2
-
-    def spread(value, length):
-        return [value] * length if isinstance(value, int) else list(value)
-
-    args = {
-        "stride": spread(stride, rank),
-        "padding": spread(padding, 2 * rank),
-        "dilation": spread(dilation, rank),
-        "groups": groups,
-    }
-    kernel = spread(kernel, rank)
-    w_size = (co, x_size[1] // groups, *kernel)
-    geometry = ops.ConvGeometry.make(x_size, w_size, **args)
+def operands(x_size, kernel, co, signed=True, **options):
+    """Random 8-bit operands of a case of conv_cases, and the op's keyword arguments."""
+    geometry, args = geometry_of(x_size, kernel, co, **options)
+    kernel = list(geometry.w_size[2:])
     low, zero_point = (1, 128) if signed else (0, 0)
     q_x = channels_last(torch.randint(low, 256, x_size, dtype=torch.uint8))
     q_g = channels_last(torch.randint(-127, 128, geometry.out_size, dtype=torch.int8))
@@ -69,6 +48,9 @@ FIXED = {
     "grouped": dict(x_size=(2, 64, 9, 9), kernel=3, co=96, padding=1, groups=4),
     "grouped wide": dict(x_size=(2, 80, 7, 7), kernel=3, co=80, padding=1, groups=2),
     "grouped 1x1": dict(x_size=(2, 24, 7, 7), kernel=1, co=12, groups=4),
+    "grouped, four a group": dict(x_size=(2, 128, 9, 7), kernel=3, co=128, padding=1, groups=32),
+    "grouped, more outputs": dict(x_size=(2, 48, 7, 7), kernel=3, co=120, padding=1, groups=12),
+    "grouped, prime": dict(x_size=(2, 35, 7, 7), kernel=(3, 1), co=21, groups=7),
     "depthwise": dict(x_size=(2, 70, 13, 12), kernel=3, co=70, padding=1, groups=70),
     "depthwise strided": dict(
         x_size=(2, 16, 13, 12), kernel=5, co=16, stride=2, padding=2, groups=16

@@ -19,10 +19,39 @@ def operands():
     return locals()
 
 
+def glue_calls(v: dict) -> dict:
+    y, stats, affine = v["y"], ops.stats_of(v["y"]), [torch.rand(6) for _ in range(4)]
+    forward = (y, stats, *affine, v["g"], 1, True, True, True, True)
+    *_, codes, grid, mask = torch.ops.daq_mm.norm_act_forward(*forward)
+    backward = (v["g"], mask, codes, grid, torch.randn(3, 6))
+    maximum = v["threshold"]
+    state = (torch.rand(7), torch.rand(7), torch.zeros(1, dtype=torch.int64))
+    return {
+        "conv_forward_stats": (
+            v["q_x"],
+            v["x_qparams"],
+            v["w"],
+            torch.randn(6),
+            *GEOMETRY,
+            torch.bfloat16,
+            True,
+        ),
+        "stats_of": (y,),
+        "batch_norm_statistics": (stats, 84.0, torch.zeros(6), torch.ones(6), 0.1, 1e-5),
+        "norm_act_forward": forward,
+        "norm_act_reduce": (v["g"], y, mask, codes, grid, *affine[2:], True),
+        "norm_backward_apply": backward,
+        "norm_backward_maxima": backward,
+        "norm_backward_quantize": (*backward, maximum[:-1], torch.tensor([7])),
+        "thresholds_from_maxima": (maximum, *state, True, 0.2, 0.8, True, 0.3),
+    }
+
+
 def calls():
     v = operands()
     f32 = torch.float32
     return {
+        **glue_calls(v),
         "quantize_x": (v["x"], True),
         "quantize_w": (v["w"],),
         "quantize_w_folded": (v["w"], v["threshold"][:-1], 2),

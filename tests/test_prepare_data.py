@@ -15,7 +15,16 @@ TOOL = Path(__file__).resolve().parent.parent / "tools" / "prepare_data.py"
 sys.path.insert(0, str(TOOL.parent))
 
 import prepare_data  # noqa: E402
-from data_prep import detection, digits, store, video, video_check  # noqa: E402
+from data_prep import (  # noqa: E402
+    classification,
+    detection,
+    digits,
+    real_data,
+    shape_video,
+    store,
+    video,
+    video_check,
+)
 
 DETECTION = dict(seed=0, counts=dict(train=12, val=5), side=96)
 VIDEO = dict(seed=0, counts=dict(train=24, val=12), side=56, frames=16)
@@ -214,6 +223,100 @@ def test_wrong_video_settings(tmp_path, kwargs, words):
         video.prepare(tmp_path / "digits_video", **{**VIDEO, **kwargs})
 
 
+def test_classification_set(tmp_path):
+    settings = dict(seed=0, counts=dict(train=30, val=20), side=48)
+    assert classification.prepare(tmp_path / "a", **settings)
+    assert classification.prepare(tmp_path / "b", **settings)
+    assert checksums(tmp_path / "a") == checksums(tmp_path / "b")
+    for split, count in settings["counts"].items():
+        for name in classification.CLASSES:
+            pictures = list((tmp_path / "a" / split / name).glob("*.png"))
+            assert len(pictures) == count // 10
+    train, val = (
+        set(sum(json.loads((tmp_path / "a" / f"{split}_samples.json").read_text()), []))
+        for split in digits.SPLITS
+    )
+    assert len(train) > 30 and len(val) > 20 and not train & val
+    with pytest.raises(ValueError, match="--picture-size must be at least 32"):
+        classification.prepare(tmp_path / "c", seed=0, counts=settings["counts"], side=16)
+    with pytest.raises(ValueError, match="each split needs at least 10"):
+        classification.prepare(tmp_path / "c", seed=0, counts=dict(train=10, val=9), side=48)
+
+
+def test_shape_video_set(tmp_path):
+    settings = dict(seed=0, counts=dict(train=20, val=10), side=56, frames=8)
+    assert shape_video.prepare(tmp_path / "a", **settings)
+    rows = video_check.read_list(tmp_path / "a", "train")
+    assert [label for _, label in rows] == list(range(10)) * 2
+    clip = video_check.decode(rows[3][0])
+    assert clip.shape == (8, 56, 56, 3)
+    name, content, _ = shape_video.make_video(7, split="val", seed=0, side=56, frames=8)
+    assert (tmp_path / "a/val" / name).read_bytes() == content
+    used = [
+        set(sum(json.loads((tmp_path / "a" / f"{split}_samples.json").read_text()), []))
+        for split in digits.SPLITS
+    ]
+    assert not used[0] & used[1]
+
+
+@pytest.fixture
+def real_root(tmp_path) -> Path:
+    """A data root where every real set is laid out with files as small as the check allows."""
+    files = {f"cifar-10-batches-py/data_batch_{i}": None for i in range(1, 6)}
+    files["cifar-10-batches-py/test_batch"] = None
+    for split in ("train", "val"):
+        files |= {f"imagenet/{split}/n{i:08d}/{i}.JPEG": "" for i in range(1000)}
+        files[f"coco/{split}2017/0.jpg"] = files[f"coco/annotations/instances_{split}2017.json"] = (
+            ""
+        )
+        files[f"kinetics400/kinetics400_{split}_list_videos.txt"] = "an eye/a.mp4 399\n"
+        files[f"kinetics400/videos_{split}/an eye/a.mp4"] = ""
+        files[f"ucf101/ucf101_{split}_split_1_videos.txt"] = "Archery/v.avi 100\n"
+    files["ucf101/videos/Archery/v.avi"] = ""
+    for year, split in ((2007, "trainval"), (2007, "test"), (2012, "trainval")):
+        folder = f"VOCdevkit/VOC{year}"
+        files[f"{folder}/ImageSets/Main/{split}.txt"] = f"{split}1\n"
+        files[f"{folder}/JPEGImages/{split}1.jpg"] = files[f"{folder}/Annotations/{split}1.xml"] = (
+            ""
+        )
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if text is None:
+            with open(path, "wb") as file:
+                file.truncate(10_000 * 3072)  # sparse
+        else:
+            path.write_text(text)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "removed", "words"),
+    [
+        ("cifar10", "cifar-10-batches-py/test_batch", "test_batch is missing"),
+        ("imagenet", "imagenet/val/n00000003/3.JPEG", "n00000003 holds no .JPEG file"),
+        ("coco", "coco/annotations/instances_val2017.json", "instances_val2017.json is missing"),
+        ("voc", "VOCdevkit/VOC2012/Annotations/trainval1.xml", "trainval1.xml is missing"),
+        ("kinetics400", "kinetics400/videos_val/an eye/a.mp4", "a.mp4 is missing; it is in"),
+        ("ucf101", "ucf101/ucf101_train_split_1_videos.txt", "split_1_videos.txt is missing"),
+    ],
+)
+def test_check_of_real_data(real_root, name, removed, words, capsys):
+    prepare_data.main(["check", name, "--root", str(real_root)])
+    assert "complete, as far as was looked" in capsys.readouterr().out
+    (real_root / removed).unlink()
+    with pytest.raises(SystemExit, match=f"{name} is not ready; it comes from"):
+        prepare_data.main(["check", name, "--root", str(real_root)])
+    assert words in capsys.readouterr().out
+    assert real_data.check(name, real_root / "nowhere")[0].endswith("does not exist")
+
+
+def test_check_of_a_list_with_a_wrong_label(real_root):
+    (real_root / "ucf101/ucf101_val_split_1_videos.txt").write_text("Archery/v.avi 101\n")
+    (problem,) = real_data.check("ucf101", real_root)
+    assert "line 1: expected 'video label' with a label below 101" in problem
+
+
 def test_command_line(tmp_path):
     command = [sys.executable, str(TOOL), "detection", "--root", str(tmp_path)]
     command += ["--train-images", "2", "--val-images", "1", "--size", "64"]
@@ -224,7 +327,9 @@ def test_command_line(tmp_path):
     assert result.returncode == 1 and "other parameters" in result.stderr
 
 
-@pytest.mark.parametrize("argv", [["pictures"], ["--train-images", "0"], ["--seed", "-1"]])
+@pytest.mark.parametrize(
+    "argv", [["pictures"], ["--train-images", "0"], ["--seed", "-1"], ["check"], ["video", "coco"]]
+)
 def test_bad_command_line(argv, capsys):
     with pytest.raises(SystemExit) as info:
         prepare_data.parse_args(argv)

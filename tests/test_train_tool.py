@@ -14,8 +14,10 @@ import torch
 pytest.importorskip("mmdet")
 import train as train_tool  # noqa: E402
 from common.configs import UsageError, load_config, recipe_of, set_recipe  # noqa: E402
-from common.record import read_record  # noqa: E402
+from common.schema import read_record  # noqa: E402
 from daq_mm import ops  # noqa: E402
+from suite_runner import launch  # noqa: E402
+from suite_runner.cells import read_suite  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = str(ROOT / "configs/detection/retinanet_r18_fpn_digits_fp32.py")
@@ -94,6 +96,86 @@ def test_resume_without_a_checkpoint_starts_anew(tiny_data):
     assert not cfg.resume
 
 
+def test_auto_resume_passes_over_a_torn_checkpoint(tiny_data, capsys):
+    work = tiny_data / "work"
+    work.mkdir()
+    for epoch in (2, 9, 10):
+        torch.save({"state_dict": {"w": torch.zeros(1000)}}, work / f"epoch_{epoch}.pth")
+    newest = work / "epoch_10.pth"
+    newest.write_bytes(newest.read_bytes()[:900])
+    (work / "last_checkpoint").write_text(str(newest))
+    cfg = merge("--resume", "--work-dir", str(work))
+    assert cfg.load_from == str(work / "epoch_9.pth")
+    assert "epoch_10.pth is damaged" in capsys.readouterr().err
+    for name in ("epoch_2.pth", "epoch_9.pth"):
+        (work / name).write_bytes(b"")
+    assert not merge("--resume", "--work-dir", str(work)).resume
+    assert "no sound checkpoint; starting anew" in capsys.readouterr().err
+
+
+def identity(*arguments):
+    args = train_tool.parse_args([CONFIG, *arguments])
+    return train_tool.identity_of(train_tool.merge_args(args), args)
+
+
+def test_identity_names_what_was_changed(tiny_data):
+    plain = identity("--recipe", "paper", "--seed", "3")
+    assert plain["task"] == "detection"
+    assert plain["network"] == "retinanet_r18_fpn_digits"
+    assert (plain["recipe"], plain["seed"], plain["label"]) == ("paper", 3, "")
+    assert plain["settings"] == plain["options"] == {}
+    changed = identity(
+        *("--int8", "--settings", "mcs_lambda=0.2", "exclude=[neck.*]", "mcs_k=1.0"),
+        *("--cfg-options", "train_cfg.max_epochs=2"),
+    )
+    assert changed["settings"] == {"mcs_lambda": 0.2, "exclude": ["neck.*"]}
+    assert changed["options"] == {"train_cfg.max_epochs": 2}
+    label = "exclude=neck.any,mcs_k=1.0,mcs_lambda=0.2,train_cfg.max_epochs=2"
+    assert changed["label"] == label
+    assert identity("--int8", "--settings", "mcs_k=1.1", "--label", "k")["label"] == "k"
+
+
+def test_a_suite_hands_its_settings_over(tiny_data):
+    suite = tiny_data / "suite.json"
+    settings = {"exclude": ["neck.*", "bbox_head.*"], "convert_first": True, "mcs_lambda": 0.2}
+    cell = dict(config=CONFIG, recipes=["daq"], seeds=[3], settings=settings, label="body")
+    cell |= {"options": {"max_epochs": 2}, "allow_reference": True}
+    suite.write_text(json.dumps({"cells": [cell]}))
+    [run] = read_suite(suite)
+    command = launch.command_of(run, tiny_data / "r.json", tiny_data / "work", 1)
+    args = train_tool.parse_args(command[2:])
+    cfg = train_tool.merge_args(args)
+    assert cfg.custom_hooks[-1]["allow_reference"]
+    found = train_tool.identity_of(cfg, args)
+    assert found["settings"] == settings
+    assert found["options"]["train_cfg.max_epochs"] == 2
+    assert (found["label"], found["seed"], found["recipe"]) == ("body", 3, "daq")
+
+
+def test_identity_takes_the_task_of_the_config(tiny_data):
+    args = train_tool.parse_args([CONFIG])
+    cfg = train_tool.merge_args(args)
+    cfg.task = "classification"
+    assert train_tool.identity_of(cfg, args)["task"] == "classification"
+    cfg.task = "speech"
+    with pytest.raises(UsageError, match="task 'speech' is unknown; allowed: classification, det"):
+        train_tool.identity_of(cfg, args)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--recipe", "fp32", "--settings", "mcs_k=1"], "settings mcs_k are DAQHook's, and a run"),
+        (["--int8", "--settings", "mcs=1"], "unknown setting mcs; allowed"),
+        (["--int8", "--settings", "mcs_lambda=2"], "mcs_lambda=2.0 must be in"),
+    ],
+)
+def test_wrong_settings(tiny_data, arguments, words):
+    with pytest.raises(UsageError) as error:
+        merge(*arguments)
+    assert words in str(error.value)
+
+
 @pytest.mark.parametrize("recipe", ["fp32", "bf16", "paper", "daq"])
 def test_recipes_set_and_read_back(recipe):
     cfg = load_config(CONFIG)
@@ -155,6 +237,38 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(tiny_data):
     assert [p["loss"] for p in records[0]["curve"]] == [p["loss"] for p in records[1]["curve"]]
     assert records[0]["value"] == records[1]["value"]
     assert records[0]["backend"].startswith("cpu/")
+
+
+@pytest.mark.slow
+def test_a_suite_goes_on_after_its_training_and_it_were_killed(tiny_data):
+    if not ops.kernels_built("cpu")[0]:
+        pytest.skip(ops.kernels_built("cpu")[1])
+    suite, records = tiny_data / "suite.json", tiny_data / "records"
+    cell = dict(config=CONFIG, recipes=["daq"], seeds=[0], settings={"mcs_lambda": 0.2})
+    suite.write_text(json.dumps({"cells": [{**cell, "options": {"max_epochs": 2}}]}))
+    name = "retinanet_r18_fpn_digits-daq-max_epochs=2,mcs_lambda=0.2-seed0"
+    arguments = [
+        *(sys.executable, str(ROOT / "tools/run_suite.py"), str(suite)),
+        *("--records", str(records), "--jobs", "1"),
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(arguments, env=environment, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 600
+    while not (tiny_data / f"runs/{name}/epoch_1.pth").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)  # the checkpoint is written to its end
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process.kill()
+    os.kill(int(children[0]), signal.SIGKILL)
+    process.wait()
+    subprocess.run(arguments, check=True, env=environment, capture_output=True, timeout=900)
+    found = read_record(records / f"{name}.json")
+    assert found["finished"]
+    assert [point["epoch"] for point in found["curve"]] == [1, 2]
+    assert found["settings"] == {"mcs_lambda": 0.2}
+    assert found["value"] == found["curve"][-1]["coco/bbox_mAP"]
+    log = (tiny_data / f"runs/{name}/console.log").read_text()
+    assert "resumed epoch: " in log
 
 
 @pytest.mark.slow

@@ -1,10 +1,13 @@
-"""Makes the generated data sets `digits_detection` and `digits_video` under a data root.
+"""Makes the generated data sets under a data root, and checks the layout of real ones.
 
     python tools/prepare_data.py all --root data --seed 0
+    python tools/prepare_data.py check coco --root data
 
-The same seed gives the same bytes, whatever the number of workers. A run that was killed continues
-where it stopped; a folder made with other parameters is refused unless --overwrite is given.
-`--check` verifies the files on disk instead of making them.
+`detection`, `video`, `shape_video` and `classification` make `digits_detection` and so on; `all`
+makes the four. The same seed gives the same bytes, whatever the number of workers. A run that was
+killed continues where it stopped; a folder made with other parameters is refused unless
+--overwrite is given. `--check` verifies generated files instead of making them; `check NAME`
+tells what a real data set lacks, and where to get it.
 """
 
 import argparse
@@ -14,8 +17,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from data_prep import real_data  # noqa: E402
+
 NEEDED = {"numpy": "numpy", "cv2": "opencv-python", "sklearn": "scikit-learn", "tqdm": "tqdm"}
-"""import name -> distribution, of what both makers need."""
+"""import name -> distribution, of what the makers need."""
+COUNTED = ("images", "videos", "shapes", "pictures")
+MAKERS = ("detection", "video", "shape_video", "classification")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -23,7 +30,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", nargs="?", default="all", choices=("detection", "video", "all"))
+    parser.add_argument("what", nargs="?", default="all", choices=(*MAKERS, "all", "check"))
+    parser.add_argument("name", nargs="?", choices=tuple(real_data.SETS), help="after 'check'")
     parser.add_argument("--root", type=Path, default=Path("data"), help="default: data")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--train-images", type=int, default=2400, help="detection, default 2400")
@@ -33,6 +41,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--val-videos", type=int, default=960, help="video, default 960")
     parser.add_argument("--video-size", type=int, default=56, help="side of a frame, default 56")
     parser.add_argument("--video-frames", type=int, default=8, help="frames a video, default 8")
+    parser.add_argument("--train-shapes", type=int, default=3000, help="shape_video, default 3000")
+    parser.add_argument("--val-shapes", type=int, default=500, help="shape_video, default 500")
+    parser.add_argument(
+        "--train-pictures", type=int, default=6000, help="classification, default 6000"
+    )
+    parser.add_argument("--val-pictures", type=int, default=2000, help="and 2000 of validation")
+    parser.add_argument("--picture-size", type=int, default=64, help="their side, default 64")
     parser.add_argument(
         "--workers",
         type=int,
@@ -49,7 +64,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "that a single frame does not tell the motion) and make nothing",
     )
     args = parser.parse_args(argv)
-    for name in ("train_images", "val_images", "train_videos", "val_videos"):
+    if (args.what == "check") != (args.name is not None):
+        parser.error(f"give the name of a real data set after 'check': {', '.join(real_data.SETS)}")
+    counts = [f"{split}_{kind}" for kind in COUNTED for split in ("train", "val")]
+    for name in counts:
         if getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1")
     if args.seed < 0 or args.workers < 0:
@@ -64,58 +82,56 @@ def require_packages() -> None:
         sys.exit(f"prepare_data.py needs packages that are missing: pip install {' '.join(absent)}")
 
 
-def detection(args: argparse.Namespace) -> None:
-    """Makes or checks the detection set."""
-    from data_prep import detection, store
+def settings(args: argparse.Namespace, kind: str) -> dict:
+    """Keyword arguments that every maker takes; `kind` names its counts on the command line."""
+    counts = {split: getattr(args, f"{split}_{kind}") for split in ("train", "val")}
+    return dict(seed=args.seed, counts=counts, workers=args.workers, overwrite=args.overwrite)
 
-    folder = args.root / "digits_detection"
+
+def make(what: str, args: argparse.Namespace) -> None:
+    """Makes or checks one generated set."""
+    from data_prep import classification, detection, shape_video, store, video, video_check
+
+    folder = args.root / f"digits_{what}"
     if args.check:
         store.verify(folder)
+        if what == "video":
+            for line in video_check.check(folder):
+                print(f"{folder}: {line}")
         print(f"{folder}: whole")
         return
-    made = detection.prepare(
-        folder,
-        seed=args.seed,
-        counts=dict(train=args.train_images, val=args.val_images),
-        side=args.size,
-        workers=args.workers,
-        overwrite=args.overwrite,
-    )
+    frames = dict(side=args.video_size, frames=args.video_frames)
+    if what == "detection":
+        made = detection.prepare(folder, side=args.size, **settings(args, "images"))
+    elif what == "video":
+        made = video.prepare(folder, **frames, **settings(args, "videos"))
+    elif what == "shape_video":
+        made = shape_video.prepare(folder, **frames, **settings(args, "shapes"))
+    else:
+        made = classification.prepare(folder, side=args.picture_size, **settings(args, "pictures"))
     print(f"{folder}: {'made' if made else 'was there already'}")
 
 
-def video(args: argparse.Namespace) -> None:
-    """Makes or checks the video set."""
-    from data_prep import store, video, video_check
-
-    folder = args.root / "digits_video"
-    if args.check:
-        store.verify(folder)
-        for line in video_check.check(folder):
-            print(f"{folder}: {line}")
-        print(f"{folder}: whole")
+def check_real(name: str, root: Path) -> None:
+    """Tells what a real data set lacks; exit status 1 if it lacks anything."""
+    problems = real_data.check(name, root)
+    if not problems:
+        print(f"{root / real_data.SETS[name].folder}: complete, as far as was looked")
         return
-    made = video.prepare(
-        folder,
-        seed=args.seed,
-        counts=dict(train=args.train_videos, val=args.val_videos),
-        side=args.video_size,
-        frames=args.video_frames,
-        workers=args.workers,
-        overwrite=args.overwrite,
-    )
-    print(f"{folder}: {'made' if made else 'was there already'}")
+    print("\n".join(problems))
+    sys.exit(f"prepare_data.py: {name} is not ready; it comes from {real_data.SETS[name].source}")
 
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point; user errors end with one line and exit status 1 or 2."""
     args = parse_args(argv)
+    if args.what == "check":
+        check_real(args.name, args.root)
+        return
     require_packages()
     try:
-        if args.what in ("detection", "all"):
-            detection(args)
-        if args.what in ("video", "all"):
-            video(args)
+        for what in MAKERS if args.what == "all" else (args.what,):
+            make(what, args)
     except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
         sys.exit(f"prepare_data.py: {error}")
 

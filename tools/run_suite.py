@@ -2,42 +2,24 @@
 """Run the trainings of a suite that have no finished record yet; a killed suite goes on.
 
 A suite is a JSON file: {"about": "...", "cells": [{"config": FILE, "recipes": [...],
-"seeds": [...], "options": {"max_epochs": N, dotted.key: value}}]}. Each training is a process of
-tools/train.py with its own log; one that fails is reported, and the others go on.
+"seeds": [...], "settings": {DAQConfig field: value}, "options": {"max_epochs": N, dotted.key:
+value}, "label": "...", "allow_reference": true}]}. The last four may be left out, and `settings`
+may be a list, each entry of which is a training of its own. Each training is a process of
+tools/train.py with its own log; one that fails is reported, and the others go on. Several suites
+may run at the same time, on the same records too: a run is trained by one of them.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
 import os
-import subprocess
+import signal
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from common.configs import UsageError
-from common.record import read_record
-
-TOOLS = Path(__file__).resolve().parent
-CELL_KEYS = {"config", "recipes", "seeds", "options"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """One training: a config by a recipe with a seed."""
-
-    config: str
-    recipe: str
-    seed: int
-    options: tuple[tuple[str, object], ...]
-
-    @property
-    def name(self) -> str:
-        """File name of its record, without suffix."""
-        return f"{Path(self.config).stem.removesuffix('_fp32')}-{self.recipe}-seed{self.seed}"
+from common.errors import UsageError
+from suite_runner.cells import finished_record, read_suite
+from suite_runner.loop import Loop, Plan
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -48,133 +30,67 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("suite", type=Path, help="suite file, e.g. tools/suites/demo.json")
     parser.add_argument("--records", type=Path, required=True, help="folder of the JSON records")
     parser.add_argument("--work-dirs", type=Path, help="logs (default: RECORDS/../runs)")
-    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
-    parser.add_argument("--threads", type=int, help="threads a training (default: cores / jobs)")
+    parser.add_argument(
+        "--jobs", type=int, help="trainings at a time (default: cores / threads; 1 with a GPU)"
+    )
+    parser.add_argument("--threads", type=int, default=1, help="threads a training (default: 1)")
+    parser.add_argument("--retries", type=int, default=0, help="further attempts of a failed run")
+    parser.add_argument("--report", type=float, default=60, help="seconds between lines of state")
     parser.add_argument("--only", default="", help="run only what has this in its name")
     parser.add_argument("--dry-run", action="store_true", help="list what is missing and stop")
     return parser.parse_args(arguments)
 
 
-def read_suite(path: Path) -> list[Run]:
-    """The suite's runs, every recipe of the first seed before the second seed begins.
-
-    Raises:
-        UsageError: a missing file, or one that is not a suite.
-    """
-    if not path.is_file():
-        raise UsageError(f"suite {path} does not exist; there are tools/suites/*.json")
-    try:
-        cells = json.loads(path.read_text())["cells"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise UsageError(f"suite {path} is not JSON with a list 'cells': {error}") from error
-    runs = []
-    for cell in cells:
-        unknown = set(cell) - CELL_KEYS
-        missing = {"config", "recipes", "seeds"} - set(cell)
-        if unknown or missing:
-            raise UsageError(
-                f"a cell of {path} has unknown keys {sorted(unknown)} or lacks {sorted(missing)}; "
-                f"allowed: {sorted(CELL_KEYS)}"
-            )
-        if not Path(cell["config"]).is_file():
-            raise UsageError(f"suite {path} names {cell['config']}, which does not exist")
-        options = tuple(sorted(cell.get("options", {}).items()))
-        runs += [
-            Run(cell["config"], recipe, seed, options)
-            for seed in cell["seeds"]
-            for recipe in cell["recipes"]
-        ]
-    return sorted(runs, key=lambda run: run.seed)
-
-
-def is_finished(record: Path) -> bool:
-    """Whether there is a record of a training that came to its end."""
-    return record.is_file() and bool(read_record(record).get("finished"))
-
-
-def option_arguments(run: Run) -> list[str]:
-    """--cfg-options of the run; 'max_epochs' also shortens the cosine schedule."""
-    pairs = dict(run.options)
-    epochs = pairs.pop("max_epochs", None)
-    if epochs is not None:
-        pairs["train_cfg.max_epochs"] = epochs
-        pairs["train_cfg.val_interval"] = epochs
-        pairs["param_scheduler.1.T_max"] = pairs["param_scheduler.1.end"] = epochs
-    return ["--cfg-options", *(f"{k}={v}" for k, v in pairs.items())] if pairs else []
-
-
-def execute(run: Run, record: Path, work_dir: Path, threads: int) -> tuple[int, float]:
-    """Train in a process of its own; (exit status, seconds)."""
-    work_dir.mkdir(parents=True, exist_ok=True)
-    command = [
-        *(sys.executable, str(TOOLS / "train.py"), run.config),
-        *("--recipe", run.recipe, "--seed", str(run.seed), "--threads", str(threads)),
-        *("--work-dir", str(work_dir), "--resume", "--record", str(record)),
-        *option_arguments(run),
-    ]
-    start = time.monotonic()
-    with open(work_dir / "console.log", "a") as log:
-        status = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-        ).returncode
-    return status, time.monotonic() - start
+def default_jobs(threads: int) -> int:
+    """Trainings at a time: one a GPU machine, otherwise as many as the cores allow."""
+    if Path("/proc/driver/nvidia/gpus").is_dir():
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, cores // threads)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run what is missing; the exit status tells whether all of it succeeded."""
     args = parse_args(arguments)
-    if args.jobs < 1:
-        raise UsageError(f"--jobs {args.jobs} must be at least 1")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = args.threads or max(1, cores // args.jobs)
+    for name, least in (("threads", 1), ("jobs", 1), ("retries", 0)):
+        value = getattr(args, name)
+        if value is not None and value < least:
+            raise UsageError(f"--{name} {value} must be at least {least}")
     runs = [run for run in read_suite(args.suite) if args.only in run.name]
     if not runs:
         raise UsageError(f"--only {args.only!r} matches no run of {args.suite}")
-    paths = {run: args.records / f"{run.name}.json" for run in runs}
-    missing = [run for run in runs if not is_finished(paths[run])]
-    print(f"{args.suite.name}: {len(runs)} runs, {len(runs) - len(missing)} finished before")
+    plan = Plan(
+        records=args.records,
+        work_dirs=args.work_dirs or args.records.parent / "runs",
+        jobs=args.jobs or default_jobs(args.threads),
+        threads=args.threads,
+        retries=args.retries,
+        report_seconds=args.report,
+    )
+    missing = [run for run in runs if finished_record(run, plan.record(run)) is None]
+    print(
+        f"{args.suite.name}: {len(runs)} runs, {len(runs) - len(missing)} finished before; "
+        f"{plan.jobs} at a time, {plan.threads} threads each",
+        flush=True,
+    )
     if args.dry_run:
         print("\n".join(run.name for run in missing))
         return 0
-    work_dirs = args.work_dirs or args.records.parent / "runs"
-    return run_all(missing, paths, work_dirs, args.jobs, threads)
-
-
-def run_all(runs: list[Run], paths: dict[Run, Path], work_dirs: Path, jobs: int, threads) -> int:
-    """Train them `jobs` at a time and tell the progress; 1 if any failed, else 0."""
-    failed = []
-    start = time.monotonic()
-    with ThreadPoolExecutor(jobs) as pool:
-        futures = {
-            pool.submit(execute, run, paths[run], work_dirs / run.name, threads): run
-            for run in runs
-        }
-        for done, future in enumerate(as_completed(futures), 1):
-            run = futures[future]
-            status, seconds = future.result()
-            left = (time.monotonic() - start) / done * (len(runs) - done)
-            if status == 0 and is_finished(paths[run]):
-                value = read_record(paths[run])
-                outcome = f"{value['metric']} {value['value']:.4f}"
-            else:
-                failed.append(run)
-                outcome = f"FAILED (status {status}), see {work_dirs / run.name / 'console.log'}"
-            print(
-                f"[{done}/{len(runs)}] {run.name}: {outcome}, {seconds:.0f} s, "
-                f"about {left / 60:.0f} min left",
-                flush=True,
-            )
+    failed = Loop(runs, plan).run()
     if failed:
-        print(f"{len(failed)} of {len(runs)} runs failed: {', '.join(r.name for r in failed)}")
+        print(f"{len(failed)} of {len(missing)} runs failed: {', '.join(r.name for r in failed)}")
     return 1 if failed else 0
 
 
+def _interrupt(*_) -> None:
+    raise KeyboardInterrupt
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         sys.exit(main())
-    except (UsageError, ValueError) as error:
+    except UsageError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on from the newest checkpoints")

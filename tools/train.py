@@ -13,12 +13,17 @@ from mmengine.config import DictAction
 from bench import allocator
 from common.configs import (
     UsageError,
+    allow_reference,
     check_checkpoint,
     check_data,
     load_config,
     recipe_of,
     set_recipe,
+    set_settings,
+    settings_of,
 )
+from common.provenance import plain
+from common.schema import PRIMARY_METRICS, label_of
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -53,6 +58,22 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         "tensor of every iteration; default: glibc as it is",
     )
     parser.add_argument("--record", type=Path, help="write the run's record to this JSON file")
+    parser.add_argument(
+        "--settings",
+        nargs="+",
+        action=DictAction,
+        default={},
+        metavar="NAME=VALUE",
+        help="settings of the INT8 recipe, e.g. mcs_lambda=0.2 (fields of DAQConfig)",
+    )
+    parser.add_argument(
+        "--allow-reference",
+        action="store_true",
+        help="train in INT8 even where only the slow reference can; see DAQHook",
+    )
+    parser.add_argument(
+        "--label", help="words for the record (default: what --settings and --cfg-options change)"
+    )
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="key=value overrides")
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
@@ -67,6 +88,10 @@ def merge_args(args: argparse.Namespace):
     recipe = args.recipe or args.int8 or ("bf16" if args.amp else None)
     if recipe:
         set_recipe(cfg, recipe)
+    if args.settings:
+        set_settings(cfg, args.settings)
+    if args.allow_reference:
+        allow_reference(cfg)
     cfg.launcher = args.launcher
     cfg.randomness = {**(cfg.get("randomness") or {}), "seed": args.seed}
     name = f"{Path(args.config.split('::')[-1]).stem}_{recipe_of(cfg)}"
@@ -80,21 +105,42 @@ def merge_args(args: argparse.Namespace):
 
 
 def resume_from(argument: str, work_dir: str) -> str | None:
-    """The checkpoint to resume, checked; None if an 'auto' resume has nothing to start from."""
+    """The checkpoint to resume, checked; None if an 'auto' resume has nothing to start from.
+
+    'auto' takes the newest checkpoint that can be read: a kill may have torn the last one.
+    """
     if argument != "auto":
         check_checkpoint(argument)
         return argument
-    from mmengine.runner import find_latest_checkpoint
+    checkpoints = sorted(Path(work_dir).glob("epoch_*.pth"), key=_epoch_of, reverse=True)
+    for checkpoint in checkpoints:
+        try:
+            check_checkpoint(checkpoint)
+        except UsageError as error:
+            print(f"warning: {error}", file=sys.stderr)
+            continue
+        return str(checkpoint)
+    if checkpoints:
+        print(f"warning: {work_dir} has no sound checkpoint; starting anew", file=sys.stderr)
+    return None
 
-    checkpoint = find_latest_checkpoint(work_dir) if Path(work_dir).is_dir() else None
-    if checkpoint:
-        check_checkpoint(checkpoint)
-    return checkpoint
+
+def _epoch_of(checkpoint: Path) -> int:
+    digits = checkpoint.stem.removeprefix("epoch_")
+    return int(digits) if digits.isdigit() else -1
 
 
 def identity_of(cfg, args: argparse.Namespace) -> dict:
-    """The fields that tell this run from others in the tables."""
-    task = "video" if cfg.get("default_scope") == "mmaction" else "detection"
+    """The fields that tell this run from others in the tables.
+
+    Raises:
+        UsageError: a config with a `task` that the tables do not know.
+    """
+    task = cfg.get("task") or ("video" if cfg.get("default_scope") == "mmaction" else "detection")
+    if task not in PRIMARY_METRICS:
+        raise UsageError(
+            f"config's task {task!r} is unknown; allowed: {', '.join(PRIMARY_METRICS)}"
+        )
     dataset = cfg.train_dataloader.dataset
     while "dataset" in dataset:
         dataset = dataset["dataset"]
@@ -102,6 +148,8 @@ def identity_of(cfg, args: argparse.Namespace) -> dict:
     stem = Path(args.config.split("::")[-1]).stem
     for suffix in ("_fp32", "_bf16", "_int8", "_int8_paper"):
         stem = stem.removesuffix(suffix)
+    options = {name: plain(value) for name, value in (args.cfg_options or {}).items()}
+    label = label_of(args.settings, options) if args.label is None else args.label
     return {
         "task": task,
         "network": stem,
@@ -109,6 +157,9 @@ def identity_of(cfg, args: argparse.Namespace) -> dict:
         "recipe": recipe_of(cfg),
         "seed": args.seed,
         "config": args.config,
+        "settings": settings_of(cfg),
+        "options": options,
+        "label": label,
     }
 
 

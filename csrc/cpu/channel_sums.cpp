@@ -33,29 +33,24 @@ struct Parts {
     runs = (v.numel() + period - 1) / period;
     count = std::clamp(v.numel() / kPartValues, int64_t{1}, std::min(kMaxParts, runs));
   }
-  int64_t channel(int64_t part, int64_t i) const { return view.last ? i % view.c : part % view.c; }
 
-  // Calls f(part, i, values, count): values belong to accumulators i, i + 1, ... of the part or,
-  // channels-first, all to its only one.
+  // Calls f(part, i, at, count): values [at, at + count) belong to accumulators i, i + 1, ... of the
+  // part or, channels-first, all to its only one.
   template <typename F>
-  void sweep(const FloatLoops& loops, const F& f) const {
-    const FloatReader reader(view.tensor, loops);
+  void sweep(const F& f) const {
     const int64_t values = view.numel() / count;
     at::parallel_for(0, count, std::max(kGrain / std::max(values, int64_t{1}), int64_t{1}),
                      [&](int64_t begin, int64_t end) {
-      alignas(64) float buffer[kPiece];
       for (int64_t part = begin; part < end; ++part) {
         if (!view.last) {
-          for_pieces(part * view.spatial, (part + 1) * view.spatial, [&](int64_t at, int64_t n) {
-            f(part, 0, reader.read(at, n, buffer), n);
-          });
+          for_pieces(part * view.spatial, (part + 1) * view.spatial,
+                     [&](int64_t at, int64_t n) { f(part, 0, at, n); });
           continue;
         }
         for (int64_t run = runs * part / count; run < runs * (part + 1) / count; ++run) {
           const int64_t start = run * period;
-          for_pieces(start, std::min(start + period, view.numel()), [&](int64_t at, int64_t n) {
-            f(part, at - start, reader.read(at, n, buffer), n);
-          });
+          for_pieces(start, std::min(start + period, view.numel()),
+                     [&](int64_t at, int64_t n) { f(part, at - start, at, n); });
         }
       }
     });
@@ -65,29 +60,43 @@ struct Parts {
   template <typename F>
   void combine(const F& f) const {
     for (int64_t part = 0; part < count; ++part) {
-      for (int64_t i = 0; i < period; ++i) f(channel(part, i), part * period + i);
+      const int64_t at = part * period;
+      if (!view.last) {
+        f(part % view.c, at);
+        continue;
+      }
+      for (int64_t pixel = 0; pixel < period; pixel += view.c) {
+        for (int64_t c = 0; c < view.c; ++c) f(c, at + pixel + c);
+      }
     }
   }
 };
 
+// Adds n values from `at` on to the sums: each to its own or, channels-first, all to the first.
+void add_moments(const FloatView& view, const FloatReader& reader, int64_t at, int64_t n,
+                 double* sums, double* squares) {
+  const auto& loops = float_loops();
+  alignas(64) float buffer[kPiece];
+  (view.last ? loops.moments_each : loops.moments)(reader.read(at, n, buffer), n, sums, squares);
+}
+
 }  // namespace
 
 std::vector<float> channel_maxima(const FloatView& view, ChannelMoments* moments) {
-  const auto& loops = float_loops();
+  const FloatReader reader(view.tensor, float_loops());
   const Parts parts(view);
   const int64_t size = parts.count * parts.period;
   std::vector<uint32_t> bits(size);
   std::vector<double> sum(moments ? size : 0), squares(moments ? size : 0);
-  parts.sweep(loops, [&](int64_t part, int64_t i, const float* v, int64_t count) {
-    const int64_t at = part * parts.period + i;
+  parts.sweep([&](int64_t part, int64_t i, int64_t at, int64_t n) {
+    const int64_t to = part * parts.period + i;
     if (view.last) {
-      loops.maxima(v, count, bits.data() + at);
-      if (moments) loops.moments_each(v, count, sum.data() + at, squares.data() + at);
+      reader.maxima(at, n, bits.data() + to);
     } else {
       uint32_t raw = 0;
-      loops.extremes(v, count, &bits[at], &raw);
-      if (moments) loops.moments(v, count, &sum[at], &squares[at]);
+      reader.extremes(at, n, &bits[to], &raw);
     }
+    if (moments) add_moments(view, reader, at, n, &sum[to], &squares[to]);
   });
   std::vector<uint32_t> most(view.c + 1);
   if (moments) *moments = {std::vector<double>(view.c), std::vector<double>(view.c)};
@@ -106,13 +115,16 @@ std::vector<float> channel_maxima(const FloatView& view, ChannelMoments* moments
 
 ChannelTails channel_tails(const FloatView& view, const std::vector<float>& own, float all) {
   const auto& loops = float_loops();
+  const FloatReader reader(view.tensor, loops);
   const Parts parts(view);
   const int64_t size = parts.count * parts.period;
   ChannelTails tails{std::vector<int64_t>(view.c), std::vector<int64_t>(view.c)};
   if (!view.last) {
     std::vector<int64_t> above_own(size), above_all(size);
-    parts.sweep(loops, [&](int64_t part, int64_t, const float* v, int64_t count) {
-      loops.tails(v, own[part % view.c], all, count, &above_own[part], &above_all[part]);
+    parts.sweep([&](int64_t part, int64_t, int64_t at, int64_t n) {
+      alignas(64) float buffer[kPiece];
+      loops.tails(reader.read(at, n, buffer), own[part % view.c], all, n, &above_own[part],
+                  &above_all[part]);
     });
     parts.combine([&](int64_t c, int64_t at) {
       tails.above_own[c] += above_own[at];
@@ -123,10 +135,11 @@ ChannelTails channel_tails(const FloatView& view, const std::vector<float>& own,
   std::vector<float> limits(parts.period);
   for (int64_t i = 0; i < parts.period; ++i) limits[i] = own[i % view.c];
   std::vector<int32_t> above_own(size), above_all(size);
-  parts.sweep(loops, [&](int64_t part, int64_t i, const float* v, int64_t count) {
-    const int64_t at = part * parts.period + i;
-    loops.tails_each(v, limits.data() + i, all, count, above_own.data() + at,
-                     above_all.data() + at);
+  parts.sweep([&](int64_t part, int64_t i, int64_t at, int64_t n) {
+    alignas(64) float buffer[kPiece];
+    const int64_t to = part * parts.period + i;
+    loops.tails_each(reader.read(at, n, buffer), limits.data() + i, all, n, above_own.data() + to,
+                     above_all.data() + to);
   });
   parts.combine([&](int64_t c, int64_t at) {
     tails.above_own[c] += above_own[at];
@@ -136,16 +149,12 @@ ChannelTails channel_tails(const FloatView& view, const std::vector<float>& own,
 }
 
 std::vector<float> channel_sums(const FloatView& view) {
-  const auto& loops = float_loops();
+  const FloatReader reader(view.tensor, float_loops());
   const Parts parts(view);
   std::vector<double> sum(parts.count * parts.period), squares(sum.size());
-  parts.sweep(loops, [&](int64_t part, int64_t i, const float* v, int64_t count) {
-    const int64_t at = part * parts.period + i;
-    if (view.last) {
-      loops.moments_each(v, count, sum.data() + at, squares.data() + at);
-    } else {
-      loops.moments(v, count, &sum[at], &squares[at]);
-    }
+  parts.sweep([&](int64_t part, int64_t i, int64_t at, int64_t n) {
+    const int64_t to = part * parts.period + i;
+    add_moments(view, reader, at, n, &sum[to], &squares[to]);
   });
   std::vector<double> total(view.c);
   parts.combine([&](int64_t c, int64_t at) { total[c] += sum[at]; });

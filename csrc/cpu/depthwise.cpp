@@ -50,6 +50,11 @@ PackedWeights pack_depthwise(const int8_t* w, int64_t channels,
         if (bytes) {
           of_block += depthwise_phase_offset(capability, first_taps[phase]);
           of_block[byte_place(i, count, lane)] = static_cast<uint8_t>(value);
+          // Two pixels share a vector where a block has half its channels: the second one's weights.
+          if (channels - c / kDepthwiseLanes * kDepthwiseLanes <= kDepthwiseLanes / 2) {
+            of_block[byte_place(i, count, lane + kDepthwiseLanes / 2)] =
+                static_cast<uint8_t>(value);
+          }
         } else {
           reinterpret_cast<int16_t*>(of_block)[place * kDepthwiseLanes + lane] = value;
         }

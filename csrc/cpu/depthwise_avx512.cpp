@@ -1,7 +1,8 @@
 // AVX512-VNNI kernels of depthwise.h, for the ops forward and grad_input.
 //
 // Four rows of 64 channels are interleaved to 4 bytes a channel, which vpdpbusd multiplies by the
-// four taps' weights; results are put back into channel order before they are stored.
+// four taps' weights; results are put back into channel order before they are stored. Where a block
+// has at most 32 channels, two pixels share a vector.
 
 #include "cpu/depthwise.h"
 
@@ -169,6 +170,73 @@ DAQ_MM_INLINE void run_nine(const BlockTask& task) {
   }
 }
 
+// Two pixels of at most 32 channels: the second one's are the vector's upper half.
+struct PairLoader {
+  __mmask32 mask;
+  __m512i sign;
+  int64_t offset;
+
+  DAQ_MM_INLINE __m512i row(const uint8_t* first, const uint8_t* second) const {
+    const __m256i low = _mm256_maskz_loadu_epi8(mask, first + offset);
+    const __m256i high = _mm256_maskz_loadu_epi8(mask, second + offset);
+    return _mm512_xor_si512(_mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1), sign);
+  }
+};
+
+template <OutKind kOut, bool kBias>
+DAQ_MM_INLINE void store_pair(const Quad& channels, const BlockTask& task, int64_t pixel) {
+  constexpr int64_t kStep = kVector * kElementSize<kOut>;
+  const auto low = load_column<kOut, kBias>(task.finish, 0);
+  const auto high = load_column<kOut, kBias>(task.finish, 16);
+  const __mmask16 some_low = first_lanes(task.lanes), some_high = first_lanes(task.lanes - 16);
+  uint8_t* out = task.out + task.out_at[pixel];
+  store_some<kOut>(finish<kOut>(channels.v0, low), out, some_low);
+  store_some<kOut>(finish<kOut>(channels.v1, high), out + kStep, some_high);
+  if (pixel + 1 == task.pixels) return;
+  out = task.out + task.out_at[pixel + 1];
+  store_some<kOut>(finish<kOut>(channels.v2, low), out, some_low);
+  store_some<kOut>(finish<kOut>(channels.v3, high), out + kStep, some_high);
+}
+
+// run_nine for at most 32 channels. Rows are listed beyond the last pixel, so its partner exists.
+template <OutKind kOut, bool kSigned, bool kBias>
+DAQ_MM_INLINE void run_nine_in_pairs(const BlockTask& task) {
+  const PairLoader load{task.lanes >= 32 ? ~0u : (1u << task.lanes) - 1,
+                        _mm512_set1_epi8(kSigned ? static_cast<char>(0x80) : 0),
+                        task.channel_offset};
+  const __m512i offset0 = minus(task.finish.offset), offset1 = minus(task.finish.offset + 16);
+  const Quad start = reorder({offset0, offset1, offset0, offset1});
+  const int64_t stride = task.row_stride;
+  const auto column_of = [&](int64_t p, int64_t t) __attribute__((always_inline)) {
+    const uint8_t* const* rows = task.rows + t * stride + p;
+    return ColumnRows{rows[0], rows[3 * stride], rows[6 * stride]};
+  };
+  const auto read = [&](const ColumnRows& a, const ColumnRows& b) __attribute__((always_inline)) {
+    return interleave(load.row(a.top, b.top), load.row(a.middle, b.middle),
+                      load.row(a.bottom, b.bottom), _mm512_setzero_si512());
+  };
+  ColumnRows at0{nullptr, nullptr, nullptr}, at1 = at0;  // of `right`
+  Quad right{};
+  for (int64_t p = 0; p < task.pixels; p += 2) {
+    const ColumnRows a0 = column_of(p, 0), b0 = column_of(p + 1, 0);
+    const Quad left = a0 == at0 && b0 == at1 ? right : read(a0, b0);  // unit stride
+    const Quad centre = read(column_of(p, 1), column_of(p + 1, 1));
+    at0 = column_of(p, 2);
+    at1 = column_of(p + 1, 2);
+    right = read(at0, at1);
+    if (p + kAhead + 1 < task.pixels) {
+      __builtin_prefetch(task.rows[8 * stride + p + kAhead] + task.channel_offset, 0, 3);
+      __builtin_prefetch(task.out + task.out_at[p + kAhead], 1, 3);
+      __builtin_prefetch(task.out + task.out_at[p + kAhead + 1], 1, 3);
+    }
+    Quad sums = start;
+    multiply(sums, left, task.panel);
+    multiply(sums, centre, task.panel + 256);
+    multiply(sums, right, task.panel + 512);
+    store_pair<kOut, kBias>(reorder(sums), task, p);
+  }
+}
+
 template <OutKind kOut, bool kSigned>
 void run_block(const BlockTask& task) {
   if (task.finish.bias != nullptr) {
@@ -180,10 +248,11 @@ void run_block(const BlockTask& task) {
 
 template <OutKind kOut, bool kSigned>
 void run_block_of_nine(const BlockTask& task) {
+  const bool pairs = task.lanes <= kDepthwiseLanes / 2;
   if (task.finish.bias != nullptr) {
-    run_nine<kOut, kSigned, true>(task);
+    pairs ? run_nine_in_pairs<kOut, kSigned, true>(task) : run_nine<kOut, kSigned, true>(task);
   } else {
-    run_nine<kOut, kSigned, false>(task);
+    pairs ? run_nine_in_pairs<kOut, kSigned, false>(task) : run_nine<kOut, kSigned, false>(task);
   }
 }
 

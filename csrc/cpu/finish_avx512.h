@@ -2,8 +2,7 @@
 // its own, to float32, bfloat16 or float16; or the sums themselves. Sums start at minus the offset.
 //
 // Include this inside the region of the target pragma, after <immintrin.h>: it must be compiled for
-// AVX512 and stay local to the file. A later fused epilogue (channel sums, minima and maxima)
-// belongs into `finish`.
+// AVX512 and stay local to the file. `Moments` are statistics of the results as stored.
 #pragma once
 
 #include "cpu/gemm_tiles.h"
@@ -97,6 +96,53 @@ DAQ_MM_INLINE __m512 finish(__m512i sums, const Column<kBias>& column) {
     return kBias ? _mm512_add_ps(y, column.bias) : y;
   }
 }
+
+// What a result is after its store.
+template <OutKind kOut>
+DAQ_MM_INLINE __m512 as_stored(__m512 y) {
+  if constexpr (kOut == OutKind::kFloat) {
+    return y;
+  } else if constexpr (kOut == OutKind::kHalf) {
+    return _mm512_cvtph_ps(to_half_width<kOut>(y));
+  } else {
+    return _mm512_castsi512_ps(
+        _mm512_slli_epi32(_mm512_cvtepu16_epi32(to_half_width<kOut>(y)), 16));
+  }
+}
+
+DAQ_MM_INLINE void add_to(double* sums, __m512 v) {
+  const __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256(v));
+  const __m512d high = _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1));
+  _mm512_storeu_pd(sums, _mm512_add_pd(_mm512_loadu_pd(sums), low));
+  _mm512_storeu_pd(sums + 8, _mm512_add_pd(_mm512_loadu_pd(sums + 8), high));
+}
+
+// Statistics of a tile's pixels for one vector of lanes: at most 8 pixels in float32.
+struct Moments {
+  __m512 sum, squares;
+  __m512i least, most;
+
+  DAQ_MM_INLINE explicit Moments(__m512i first_sums)
+      : sum(_mm512_setzero_ps()), squares(sum), least(first_sums), most(first_sums) {}
+
+  template <OutKind kOut>
+  DAQ_MM_INLINE void take(__m512i sums, __m512 y) {
+    const __m512 stored = as_stored<kOut>(y);
+    sum = _mm512_add_ps(sum, stored);
+    squares = _mm512_add_ps(squares, _mm512_mul_ps(stored, stored));
+    least = _mm512_min_epi32(least, sums);
+    most = _mm512_max_epi32(most, sums);
+  }
+
+  DAQ_MM_INLINE void add_into(const LaneStats& stats, int64_t lane) const {
+    add_to(stats.sum + lane, sum);
+    add_to(stats.squares + lane, squares);
+    int32_t* least_at = stats.least + lane;
+    int32_t* most_at = stats.most + lane;
+    _mm512_storeu_si512(least_at, _mm512_min_epi32(least, _mm512_loadu_si512(least_at)));
+    _mm512_storeu_si512(most_at, _mm512_max_epi32(most, _mm512_loadu_si512(most_at)));
+  }
+};
 
 }  // namespace
 }  // namespace daq_mm::cpu

@@ -20,24 +20,31 @@ namespace daq_mm::cpu {
 constexpr uint32_t kHashStride = 0x9E3779B1u;
 constexpr uint32_t kHashHighStride = 0x85EBCA77u;
 
+// Loops that read a tensor's dtype as it is: to convert it beforehand would cost more than they do.
+struct SourceLoops {
+  // magnitude = max(magnitude, bits of |v|), raw = max(raw, bits of v): raw > 0x80000000 says that
+  // there is a value below zero.
+  void (*extremes)(const void* v, int64_t count, uint32_t* magnitude, uint32_t* raw);
+  // magnitudes[i] = max(magnitudes[i], bits of |v[i]|)
+  void (*maxima)(const void* v, int64_t count, uint32_t* magnitudes);
+
+  // One inverse for all, results moved by `offset`; and one for each value, limit 127.
+  void (*quantize)(const void* v, float inverse, float limit, int32_t offset, int64_t count,
+                   uint8_t* out);
+  void (*quantize_each)(const void* v, const float* inverse, int64_t count, int8_t* out);
+};
+
 struct FloatLoops {
+  SourceLoops float32, bfloat16, half;
+
   void (*from_bfloat16)(const uint16_t* v, int64_t count, float* out);
   void (*from_half)(const uint16_t* v, int64_t count, float* out);
 
   // out = v * factor
   void (*scale)(const float* v, float factor, int64_t count, float* out);
 
-  // magnitude = max(magnitude, bits of |v|), raw = max(raw, bits of v): raw > 0x80000000 says that
-  // there is a value below zero.
-  void (*extremes)(const float* v, int64_t count, uint32_t* magnitude, uint32_t* raw);
-  // magnitudes[i] = max(magnitudes[i], bits of |v[i]|)
-  void (*maxima)(const float* v, int64_t count, uint32_t* magnitudes);
-
-  // One inverse for all, results moved by `offset`; and one for each value, limit 127.
-  void (*quantize)(const float* v, float inverse, float limit, int32_t offset, int64_t count,
-                   uint8_t* out);
-  void (*quantize_each)(const float* v, const float* inverse, int64_t count, int8_t* out);
-  // The same with random rounding, limit 127: the hash's input for value i is hash + i * stride.
+  // As quantize and quantize_each with random rounding, limit 127: the hash's input for value i is
+  // hash + i * stride.
   void (*randomize)(const float* v, float inverse, uint32_t hash, uint32_t stride, int64_t count,
                     int8_t* out);
   void (*randomize_each)(const float* v, const float* inverse, uint32_t hash, int64_t count,

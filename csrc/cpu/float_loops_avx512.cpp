@@ -1,51 +1,21 @@
 // float_loops.h with AVX512.
 #if defined(__x86_64__)
 
+// GCC's own _mm512_undefined_ps() trips these warnings (GCC bug 105593).
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #include <immintrin.h>
 
 #include "cpu/float_loops.h"
+#include "cpu/float_types.h"
 
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,f16c")
 
+#include "cpu/vectors_avx512.h"
+
 namespace daq_mm::cpu {
 namespace {
-
-using Floats = __m512;
-using Ints = __m512i;
-constexpr int64_t kWidth = 16;
-
-inline Floats load(const float* v) { return _mm512_loadu_ps(v); }
-inline Floats set(float v) { return _mm512_set1_ps(v); }
-inline Ints set_int(uint32_t v) { return _mm512_set1_epi32(static_cast<int32_t>(v)); }
-inline Ints ramp() {
-  return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-}
-inline Floats mul(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
-inline Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
-inline Ints mul(Ints a, Ints b) { return _mm512_mullo_epi32(a, b); }
-inline Ints add(Ints a, Ints b) { return _mm512_add_epi32(a, b); }
-inline Ints smaller(Ints a, Ints b) { return _mm512_min_epi32(a, b); }
-template <int n>
-inline Ints shift(Ints v) {
-  return _mm512_srli_epi32(v, n);
-}
-template <int n>
-inline Ints fold(Ints v) {
-  return _mm512_xor_si512(v, shift<n>(v));
-}
-inline Floats to_floats(Ints v) { return _mm512_cvtepi32_ps(v); }
-inline Floats clamp(Floats v, Floats low, Floats high) {  // NaN gives 0
-  const __mmask16 number = _mm512_cmp_ps_mask(v, v, _CMP_ORD_Q);
-  return _mm512_maskz_min_ps(number, _mm512_max_ps(v, low), high);
-}
-inline Ints nearest(Floats v) { return _mm512_cvtps_epi32(v); }
-inline Ints downward(Floats v) {
-  return _mm512_cvt_roundps_epi32(v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
-}
-inline void store_bytes(Ints v, int8_t* out) {
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm512_cvtepi32_epi8(v));
-}
 
 void from_half(const uint16_t* v, int64_t count, float* out) {
   int64_t i = 0;

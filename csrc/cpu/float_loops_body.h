@@ -1,7 +1,9 @@
 // The loops of float_loops.h, written once: included by each float_loops_*.cpp within its own
 // #pragma GCC target, so everything here is in an anonymous namespace and uses no library. The
-// including file defines from_half and the vectors: Floats and Ints of kWidth lanes, and the few
-// operations on them that the compiler would not find by itself. Other loops it vectorizes.
+// including file defines from_half and includes its vectors_*.h: Floats and Ints of kWidth lanes,
+// and the operations on them that the compiler would not find by itself. Other loops it vectorizes.
+
+#include "cpu/random_rounding.h"
 
 namespace daq_mm::cpu {
 namespace {
@@ -20,6 +22,15 @@ inline float float_of(uint32_t bits) {
 
 inline uint32_t larger(uint32_t a, uint32_t b) { return a > b ? a : b; }
 
+// Calls f(i, All) for whole vectors of [i, count) and f(i, Some) for the last one, if it is partial.
+template <typename F>
+inline void for_rest(int64_t i, int64_t count, const F& f) {
+  for (; i + kWidth <= count; i += kWidth) f(i, All{});
+  if constexpr (kWidth > 1) {
+    if (i < count) f(i, Some(count - i));
+  }
+}
+
 void from_bfloat16(const uint16_t* __restrict v, int64_t count, float* __restrict out) {
   for (int64_t i = 0; i < count; ++i) out[i] = float_of(static_cast<uint32_t>(v[i]) << 16);
 }
@@ -28,109 +39,93 @@ void scale(const float* __restrict v, float factor, int64_t count, float* __rest
   for (int64_t i = 0; i < count; ++i) out[i] = v[i] * factor;
 }
 
-void extremes(const float* __restrict v, int64_t count, uint32_t* magnitude, uint32_t* raw) {
-  uint32_t m = *magnitude, r = *raw;
-  for (int64_t i = 0; i < count; ++i) {
-    const uint32_t bits = bits_of(v[i]);
-    m = larger(m, bits & 0x7FFFFFFFu);
-    r = larger(r, bits);
+// Of integers without a sign the largest is a negative float, if there is one: that of the largest
+// magnitude. Of integers with a sign the largest is the largest positive float.
+template <typename D>
+void extremes(const void* v, int64_t count, uint32_t* magnitude, uint32_t* raw) {
+  Ints all[2] = {set_int(0), set_int(0)}, positive[2] = {set_int(0), set_int(0)};
+  const auto step = [&](int which, Ints bits) {
+    all[which] = larger_bits(all[which], bits);
+    positive[which] = larger_ints(positive[which], bits);
+  };
+  int64_t i = 0;
+  for (; i + 2 * kWidth <= count; i += 2 * kWidth) {
+    step(0, raw_bits(load(D{}, v, i, All{})));
+    step(1, raw_bits(load(D{}, v, i + kWidth, All{})));
   }
-  *magnitude = m;
-  *raw = r;
+  for_rest(i, count, [&](int64_t at, auto which) { step(0, raw_bits(load(D{}, v, at, which))); });
+  const uint32_t a = largest_bits(larger_bits(all[0], all[1]));
+  const uint32_t p = largest_bits(larger_bits(positive[0], positive[1]));
+  *magnitude = larger(*magnitude, larger(a & 0x7FFFFFFFu, p));
+  *raw = larger(*raw, a);
 }
 
-void maxima(const float* __restrict v, int64_t count, uint32_t* __restrict magnitudes) {
-  for (int64_t i = 0; i < count; ++i) {
-    magnitudes[i] = larger(magnitudes[i], bits_of(v[i]) & 0x7FFFFFFFu);
+template <typename D>
+void maxima(const void* v, int64_t count, uint32_t* __restrict magnitudes) {
+  int64_t i = 0;
+  for (; i + kWidth <= count; i += kWidth) {
+    store(larger_bits(load(magnitudes + i), magnitude(load(D{}, v, i, All{}))), magnitudes + i);
   }
+  for_rest(i, count, [&](int64_t at, auto which) {
+    uint32_t some[kWidth];
+    store(magnitude(load(D{}, v, at, which)), some);
+    for (int64_t j = 0; at + j < count; ++j) {
+      magnitudes[at + j] = larger(magnitudes[at + j], some[j]);
+    }
+  });
 }
 
-// Handles the last values that fill no vector: they are copied to one that is padded by zeros.
-struct Tail {
-  float v[kWidth] = {};
-  float inverse[kWidth] = {};
-  int8_t out[kWidth];
-
-  Tail(const float* from, const float* inverses, int64_t count) {
-    for (int64_t i = 0; i < count; ++i) v[i] = from[i];
-    if (inverses == nullptr) return;
-    for (int64_t i = 0; i < count; ++i) inverse[i] = inverses[i];
+// Stores the low bytes of value(i, which), the results for which values from i on, for i < count.
+template <typename F>
+inline void to_bytes(int64_t count, void* to, const F& value) {
+  auto* out = static_cast<uint8_t*>(to);
+  int64_t i = 0;
+  for (; i + 4 * kWidth <= count; i += 4 * kWidth) {
+    store_bytes(value(i, All{}), value(i + kWidth, All{}), value(i + 2 * kWidth, All{}),
+                value(i + 3 * kWidth, All{}), out + i);
   }
-  void store(int64_t count, int8_t* to) const {
-    for (int64_t i = 0; i < count; ++i) to[i] = out[i];
-  }
-};
+  for_rest(i, count, [&](int64_t at, auto which) {
+    store_bytes(value(at, which), out + at, which);
+  });
+}
 
-void quantize(const float* v, float inverse, float limit, int32_t offset, int64_t count,
+template <typename D>
+void quantize(const void* v, float inverse, float limit, int32_t offset, int64_t count,
               uint8_t* out) {
   const Floats high = set(limit), low = set(-limit), factor = set(inverse);
   const Ints move = set_int(static_cast<uint32_t>(offset));
-  const auto step = [&](const float* from, int8_t* to) {
-    store_bytes(add(nearest(clamp(mul(load(from), factor), low, high)), move), to);
-  };
-  int8_t* to = reinterpret_cast<int8_t*>(out);
-  int64_t i = 0;
-  for (; i + kWidth <= count; i += kWidth) step(v + i, to + i);
-  if (i == count) return;
-  Tail tail(v + i, nullptr, count - i);
-  step(tail.v, tail.out);
-  tail.store(count - i, to + i);
+  to_bytes(count, out, [&](int64_t at, auto which) {
+    return add(nearest(clamp(mul(load(D{}, v, at, which), factor), low, high)), move);
+  });
 }
 
-void quantize_each(const float* v, const float* inverse, int64_t count, int8_t* out) {
+template <typename D>
+void quantize_each(const void* v, const float* inverse, int64_t count, int8_t* out) {
   const Floats high = set(127.0f), low = set(-127.0f);
-  const auto step = [&](const float* from, const float* factors, int8_t* to) {
-    store_bytes(nearest(clamp(mul(load(from), load(factors)), low, high)), to);
-  };
-  int64_t i = 0;
-  for (; i + kWidth <= count; i += kWidth) step(v + i, inverse + i, out + i);
-  if (i == count) return;
-  Tail tail(v + i, inverse + i, count - i);
-  step(tail.v, tail.inverse, tail.out);
-  tail.store(count - i, out + i);
-}
-
-// 32-bit finalizer of MurmurHash3, to 24 bits in [0, 1).
-inline Floats uniform(Ints h) {
-  h = mul(fold<16>(h), set_int(0x85EBCA6Bu));
-  h = mul(fold<13>(h), set_int(0xC2B2AE35u));
-  return mul(to_floats(shift<8>(fold<16>(h))), set(0x1p-24f));
-}
-
-inline Ints randomly_rounded(Floats scaled, Ints hash) {
-  const Floats moved = add(clamp(scaled, set(-127.0f), set(127.0f)), uniform(hash));
-  return smaller(downward(moved), set_int(127));
+  to_bytes(count, out, [&](int64_t at, auto which) {
+    const Floats factor = load(Float32{}, inverse, at, which);
+    return nearest(clamp(mul(load(D{}, v, at, which), factor), low, high));
+  });
 }
 
 void randomize(const float* v, float inverse, uint32_t hash, uint32_t stride, int64_t count,
                int8_t* out) {
   const Floats factor = set(inverse);
   const Ints lanes = mul(ramp(), set_int(stride));
-  const auto step = [&](const float* from, int64_t at, int8_t* to) {
+  to_bytes(count, out, [&](int64_t at, auto which) {
     const Ints input = add(lanes, set_int(hash + static_cast<uint32_t>(at) * stride));
-    store_bytes(randomly_rounded(mul(load(from), factor), input), to);
-  };
-  int64_t i = 0;
-  for (; i + kWidth <= count; i += kWidth) step(v + i, i, out + i);
-  if (i == count) return;
-  Tail tail(v + i, nullptr, count - i);
-  step(tail.v, i, tail.out);
-  tail.store(count - i, out + i);
+    return randomly_rounded(mul(load(Float32{}, v, at, which), factor), input);
+  });
 }
 
 void randomize_each(const float* v, const float* inverse, uint32_t hash, int64_t count,
                     int8_t* out) {
   const Ints lanes = mul(ramp(), set_int(kHashStride));
-  const auto step = [&](const float* from, const float* factors, int64_t at, int8_t* to) {
+  to_bytes(count, out, [&](int64_t at, auto which) {
     const Ints input = add(lanes, set_int(hash + static_cast<uint32_t>(at) * kHashStride));
-    store_bytes(randomly_rounded(mul(load(from), load(factors)), input), to);
-  };
-  int64_t i = 0;
-  for (; i + kWidth <= count; i += kWidth) step(v + i, inverse + i, i, out + i);
-  if (i == count) return;
-  Tail tail(v + i, inverse + i, count - i);
-  step(tail.v, tail.inverse, i, tail.out);
-  tail.store(count - i, out + i);
+    const Floats factor = load(Float32{}, inverse, at, which);
+    return randomly_rounded(mul(load(Float32{}, v, at, which), factor), input);
+  });
 }
 
 // A fixed number of partial sums, so that the order of additions is the same everywhere.
@@ -194,9 +189,12 @@ void tails_each(const float* __restrict v, const float* __restrict own, float al
   }
 }
 
-constexpr FloatLoops kLoops{from_bfloat16, from_half,     scale,     extremes,       maxima,
-                            quantize,      quantize_each, randomize, randomize_each, moments,
-                            moments_each,  tails,         tails_each};
+template <typename D>
+constexpr SourceLoops kSourceLoops{extremes<D>, maxima<D>, quantize<D>, quantize_each<D>};
+
+constexpr FloatLoops kLoops{
+    kSourceLoops<Float32>, kSourceLoops<BFloat16>, kSourceLoops<Half>, from_bfloat16, from_half,
+    scale, randomize, randomize_each, moments, moments_each, tails, tails_each};
 
 }  // namespace
 }  // namespace daq_mm::cpu

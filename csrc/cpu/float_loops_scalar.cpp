@@ -3,53 +3,11 @@
 #include <c10/util/Half.h>
 
 #include "cpu/float_loops.h"
+#include "cpu/float_types.h"
+#include "cpu/vectors_scalar.h"
 
 namespace daq_mm::cpu {
 namespace {
-
-using Floats = float;
-using Ints = uint32_t;
-constexpr int64_t kWidth = 1;
-
-inline Floats load(const float* v) { return *v; }
-inline Floats set(float v) { return v; }
-inline Ints set_int(uint32_t v) { return v; }
-inline Ints ramp() { return 0; }
-inline Floats mul(Floats a, Floats b) { return a * b; }
-inline Floats add(Floats a, Floats b) { return a + b; }
-inline Ints mul(Ints a, Ints b) { return a * b; }
-inline Ints add(Ints a, Ints b) { return a + b; }
-inline Ints smaller(Ints a, Ints b) {
-  return static_cast<int32_t>(a) < static_cast<int32_t>(b) ? a : b;
-}
-template <int n>
-inline Ints shift(Ints v) {
-  return v >> n;
-}
-template <int n>
-inline Ints fold(Ints v) {
-  return v ^ (v >> n);
-}
-inline Floats to_floats(Ints v) { return static_cast<float>(static_cast<int32_t>(v)); }
-inline Floats clamp(Floats v, Floats low, Floats high) {  // NaN gives 0
-  v = v == v ? v : 0.0f;
-  v = v > low ? v : low;
-  return v < high ? v : high;
-}
-// Adding 1.5 * 2**23 leaves the value, rounded half to even, in the low bits; |v| < 2**22.
-inline Ints nearest(Floats v) {
-  constexpr float kRounder = 12582912.0f;
-  const float moved = v + kRounder;
-  uint32_t bits, base;
-  __builtin_memcpy(&bits, &moved, sizeof(bits));
-  __builtin_memcpy(&base, &kRounder, sizeof(base));
-  return bits - base;
-}
-inline Ints downward(Floats v) {
-  const Ints near = nearest(v);
-  return to_floats(near) > v ? near - 1 : near;
-}
-inline void store_bytes(Ints v, int8_t* out) { *out = static_cast<int8_t>(v); }
 
 void from_half(const uint16_t* v, int64_t count, float* out) {
   for (int64_t i = 0; i < count; ++i) out[i] = c10::detail::fp16_ieee_to_fp32_value(v[i]);

@@ -7,6 +7,7 @@
 
 #include <numeric>
 
+#include <ATen/ops/empty.h>
 #include <torch/library.h>
 
 #include "checks.h"
@@ -47,6 +48,18 @@ std::vector<int8_t> merged_weight(const int8_t* w, const ConvGeometry& g) {
   return merged;
 }
 
+// The product, with statistics of y on the way where that can be, else by a pass over it.
+void multiply(const GemmProblem& problem, Capability capability, at::Tensor& y,
+              at::Tensor* stats) {
+  if (stats != nullptr && takes_stats(problem, capability, y)) {
+    *stats = at::empty({4, y.size(1)}, at::kDouble);
+    run_gemm(problem, capability, y, stats->mutable_data_ptr<double>());
+    return;
+  }
+  run_gemm(problem, capability, y);
+  if (stats != nullptr) *stats = stats_of_cpu(y);
+}
+
 }  // namespace
 
 Phase forward_phase(const ConvGeometry& g, bool merge_width) {
@@ -68,9 +81,13 @@ Phase forward_phase(const ConvGeometry& g, bool merge_width) {
 
 at::Tensor forward_cpu(const at::Tensor& q_x, float x_step, int32_t zero_point,
                        const at::Tensor& q_w, float w_step, const std::optional<at::Tensor>& bias,
-                       const ConvGeometry& g, at::ScalarType out_dtype, at::MemoryFormat format) {
+                       const ConvGeometry& g, at::ScalarType out_dtype, at::MemoryFormat format,
+                       at::Tensor* stats) {
   at::Tensor y = empty_results(g.out_size(), q_x.options().dtype(out_dtype), format);
-  if (y.numel() == 0) return y;
+  if (y.numel() == 0) {
+    if (stats != nullptr) *stats = stats_of_cpu(y);
+    return y;
+  }
   const Capability capability = daq_mm::cpu::capability();
   const bool bytes = uses_bytes(capability);
   GemmProblem problem;
@@ -88,7 +105,7 @@ at::Tensor forward_cpu(const at::Tensor& q_x, float x_step, int32_t zero_point,
     problem.phases.push_back(forward_phase(g, false));
     problem.weights = pack_depthwise(w, g.ci, tap_order, {0, g.taps()}, capability);
     problem.source = make_source(q_x, capability, source);
-    run_gemm(problem, capability, y);
+    multiply(problem, capability, y, stats);
     return y;
   }
   const int64_t step_channels = bytes ? 4 : 2;
@@ -120,7 +137,7 @@ at::Tensor forward_cpu(const at::Tensor& q_x, float x_step, int32_t zero_point,
   source.pad_end = g.pad_end[2];
   source.row_bytes = row_bytes(problem.weights, g.groups, g.ci_per_group());
   problem.source = make_source(q_x, capability, source);
-  run_gemm(problem, capability, y);
+  multiply(problem, capability, y, stats);
   return y;
 }
 

@@ -78,9 +78,47 @@ DAQ_MM_INLINE void store_column(const Tile& tile, const BlockTask& task, const i
   }
 }
 
-template <OutKind kOut, typename Tile, typename Pixels, int... C>
+// The same with statistics of what is stored.
+template <OutKind kOut, bool kBias, int C, typename Tile, int... P>
+DAQ_MM_INLINE void store_column_with_stats(const Tile& tile, const BlockTask& task,
+                                           const int64_t* out_at, int64_t pixels,
+                                           Indices<P...>) {
+  const int64_t lanes = task.lanes - C * kVector;
+  if (lanes <= 0) return;
+  const auto column = load_column<kOut, kBias>(task.finish, C * kVector);
+  uint8_t* out = task.out + C * kVector * kElementSize<kOut>;
+  Moments moments(tile.row[0].v[C]);
+  const __mmask16 mask = first_lanes(lanes);
+  const auto store_one = [&](__m512i sums, uint8_t* at) __attribute__((always_inline)) {
+    const __m512 y = finish<kOut, kBias>(sums, column);
+    if (kElementSize<kOut> == 4 && task.streaming) {
+      _mm512_stream_ps(reinterpret_cast<float*>(at), y);
+    } else {
+      store_some<kOut>(y, at, mask);
+    }
+    moments.take<kOut>(sums, y);
+  };
+  if (pixels >= static_cast<int64_t>(sizeof...(P))) {
+    (store_one(tile.row[P].v[C], out + out_at[P]), ...);
+  } else {
+    ((P < pixels ? store_one(tile.row[P].v[C], out + out_at[P]) : void()), ...);
+  }
+  moments.add_into(*task.stats, C * kVector);
+}
+
+template <OutKind kOut, bool kSigned, typename Tile, typename Pixels, int... C>
 DAQ_MM_INLINE void store_tile(const Tile& tile, const BlockTask& task, const int64_t* out_at,
                               int64_t pixels, Pixels all, Indices<C...>) {
+  if constexpr (!kSigned && kOut != OutKind::kInt32) {
+    if (task.stats != nullptr) {
+      if (task.finish.bias != nullptr) {
+        (store_column_with_stats<kOut, true, C>(tile, task, out_at, pixels, all), ...);
+      } else {
+        (store_column_with_stats<kOut, false, C>(tile, task, out_at, pixels, all), ...);
+      }
+      return;
+    }
+  }
   if (task.finish.bias != nullptr) {
     (store_column<kOut, true, C>(tile, task, out_at, pixels, all), ...);
   } else {
@@ -138,7 +176,7 @@ DAQ_MM_INLINE void run_tiles(const BlockTask& task, Indices<P...> all, Indices<C
         (multiply_row(tile.row[P], broadcast<kSigned>(row[P] + k, sign), weights, columns), ...);
       }
     }
-    store_tile<kOut>(tile, task, task.out_at + p, task.pixels - p, all, columns);
+    store_tile<kOut, kSigned>(tile, task, task.out_at + p, task.pixels - p, all, columns);
   }
 }
 

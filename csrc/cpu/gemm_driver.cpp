@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
@@ -36,6 +37,7 @@ struct Item {
   int32_t phase;
   int32_t first_block, last_block;
   int64_t first_pixel, pixels;
+  int32_t part;  // of the statistics: the same for all items of these pixels
 };
 
 bool bfloat16_stays_normal(const GemmProblem& p) {
@@ -217,9 +219,65 @@ void long_block(const BlockTask& task, BlockKernel int32_kernel, const int64_t* 
   }
 }
 
+float rounded_to(at::ScalarType type, float v) {
+  if (type == at::kBFloat16) return static_cast<float>(static_cast<c10::BFloat16>(v));
+  if (type == at::kHalf) return static_cast<float>(static_cast<c10::Half>(v));
+  return v;
+}
+
+// Accumulators of LaneStats for each part of the pixels, over the padded lanes of all groups. Parts
+// do not depend on the number of threads and are combined in order.
+struct StatsParts {
+  int64_t lanes = 0;
+  std::vector<double> sums;        // [part][sum, squares][lane]
+  std::vector<int32_t> extremes;  // [part][least, most][lane]
+
+  void start(int64_t parts, int64_t padded_lanes) {
+    lanes = padded_lanes;
+    sums.assign(parts * 2 * lanes, 0.0);
+    extremes.resize(parts * 2 * lanes);
+    for (int64_t part = 0; part < parts; ++part) {
+      int32_t* least = extremes.data() + part * 2 * lanes;
+      std::fill(least, least + lanes, std::numeric_limits<int32_t>::max());
+      std::fill(least + lanes, least + 2 * lanes, std::numeric_limits<int32_t>::min());
+    }
+  }
+
+  LaneStats of(int64_t part, int64_t lane) {
+    double* sum = sums.data() + part * 2 * lanes + lane;
+    int32_t* least = extremes.data() + part * 2 * lanes + lane;
+    return {sum, sum + lanes, least, least + lanes};
+  }
+
+  // The four statistics of one lane, `stride` apart.
+  void combine(int64_t lane, float scale, const float* bias, at::ScalarType type, double* out,
+               int64_t stride) {
+    const int64_t parts = static_cast<int64_t>(sums.size()) / (2 * lanes);
+    double sum = 0, squares = 0;
+    int32_t least = std::numeric_limits<int32_t>::max();
+    int32_t most = std::numeric_limits<int32_t>::min();
+    for (int64_t part = 0; part < parts; ++part) {
+      const LaneStats s = of(part, lane);
+      sum += *s.sum;
+      squares += *s.squares;
+      least = std::min(least, *s.least);
+      most = std::max(most, *s.most);
+    }
+    const auto result = [&](int32_t exact) {
+      float y = static_cast<float>(exact) * scale;
+      if (bias != nullptr) y += *bias;
+      return std::isnan(squares) ? squares : static_cast<double>(rounded_to(type, y));
+    };
+    out[0] = sum;
+    out[stride] = squares;
+    out[2 * stride] = result(least);
+    out[3 * stride] = result(most);
+  }
+};
+
 class Gemm {
  public:
-  Gemm(const GemmProblem& problem, Capability capability, at::Tensor& out)
+  Gemm(const GemmProblem& problem, Capability capability, at::Tensor& out, double* stats)
       : p_(problem),
         capability_(capability),
         type_(out.scalar_type()),
@@ -229,6 +287,7 @@ class Gemm {
         channels_(out.size(1)),
         groups_(p_.weights.blocks.back().group + 1),
         group_lanes_(channels_ / groups_),
+        stats_(stats),
         finish_(problem, groups_, group_lanes_) {
     const int64_t rank = out.dim() - 2;
     for (int64_t a = 0; a < rank; ++a) out_size_[3 - rank + a] = out.size(2 + a);
@@ -258,6 +317,13 @@ class Gemm {
         work(item, rows, scratch);
       }
     });
+    if (stats_ == nullptr) return;
+    for (int64_t c = 0; c < channels_; ++c) {
+      const int64_t lane = c / group_lanes_ * p_.weights.padded_lanes + c % group_lanes_;
+      stats_parts_.combine(lane, finish_.scale[lane],
+                           finish_.bias.empty() ? nullptr : &finish_.bias[lane], type_, stats_ + c,
+                           channels_);
+    }
   }
 
  private:
@@ -277,26 +343,29 @@ class Gemm {
       const int64_t row = p_.source.pixel_bytes * phase.multiplier[1] * phase.multiplier[2];
       int64_t size = kBlockBytes / std::max<int64_t>(row, 1);
       size = std::clamp<int64_t>(size, 96, kBlockPixels);
-      // An equal share for each thread in each round.
-      const int64_t rounds = (pixels + size * threads - 1) / (size * threads);
-      size = (pixels + rounds * threads - 1) / (rounds * threads);
+      // An equal share for each thread in each round; sums must not depend on their number.
+      const int64_t shares = stats_ != nullptr ? 2 : threads;
+      const int64_t rounds = (pixels + size * shares - 1) / (size * shares);
+      size = (pixels + rounds * shares - 1) / (rounds * shares);
       size = std::max<int64_t>(round_up(size, kRowPadding), kRowPadding);
       const int64_t pixel_blocks = (pixels + size - 1) / size;
       int64_t lane_parts = 1;
       if (pixel_blocks < threads * 2) {
         lane_parts = std::min(blocks, (threads * 2 + pixel_blocks - 1) / pixel_blocks);
       }
+      if (stats_ != nullptr) stats_parts_.start(pixel_blocks, finish_.lanes);
       for (int64_t first = 0; first < pixels; first += size) {
         for (int64_t part = 0; part < lane_parts; ++part) {
           items_.push_back({i, static_cast<int32_t>(part * blocks / lane_parts),
                             static_cast<int32_t>((part + 1) * blocks / lane_parts), first,
-                            std::min(size, pixels - first)});
+                            std::min(size, pixels - first),
+                            static_cast<int32_t>(first / size)});
         }
       }
     }
   }
 
-  void work(const Item& item, const Rows& rows, std::vector<uint8_t>& scratch) const {
+  void work(const Item& item, const Rows& rows, std::vector<uint8_t>& scratch) {
     const Phase& phase = p_.phases[item.phase];
     const PackedWeights& w = p_.weights;
     std::vector<int64_t> scratch_at;
@@ -334,6 +403,11 @@ class Gemm {
       task.finish.bias = finish_.bias.empty() ? nullptr : finish_.bias.data() + padded_lane;
       task.rows_are_cold = !p_.depthwise && task.taps == 1 && block.first == 0;
       task.out = planes_ ? scratch.data() : out_ + lane * element_;
+      LaneStats stats;
+      if (stats_ != nullptr) {
+        stats = stats_parts_.of(item.part, padded_lane);
+        task.stats = &stats;
+      }
       multiply(task, block.vectors,
                finish_.exact_offset.data() + item.phase * finish_.lanes + padded_lane);
       if (planes_) {
@@ -376,6 +450,8 @@ class Gemm {
   int64_t channels_;
   int64_t groups_;
   int64_t group_lanes_;
+  double* stats_;
+  StatsParts stats_parts_;
   FinishArrays finish_;
   Spatial out_size_{1, 1, 1};
   bool streaming_ = false;
@@ -442,9 +518,20 @@ RowSource make_source(const at::Tensor& q, Capability capability, const SourceOp
   return s;
 }
 
-void run_gemm(const GemmProblem& problem, Capability capability, at::Tensor& out) {
+bool takes_stats(const GemmProblem& p, Capability capability, const at::Tensor& out) {
+  if (!uses_bytes(capability) || p.depthwise || p.is_signed || p.phases.size() != 1) return false;
+  if (out.stride(1) != 1 && out.size(1) != 1) return false;
+  if (out.scalar_type() == at::kInt) return false;
+  const int64_t taps = static_cast<int64_t>(p.phases[0].shifts.size());
+  if (taps * p.weights.steps * p.weights.step_channels > kSafeContraction) return false;
+  // Else results are no monotone function of the sums.
+  return std::all_of(p.scale.begin(), p.scale.end(),
+                     [](float s) { return s >= 0 && std::isfinite(s); });
+}
+
+void run_gemm(const GemmProblem& problem, Capability capability, at::Tensor& out, double* stats) {
   if (out.numel() == 0) return;
-  Gemm(problem, capability, out).run();
+  Gemm(problem, capability, out, stats).run();
 }
 
 }  // namespace daq_mm::cpu

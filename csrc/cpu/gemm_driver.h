@@ -75,7 +75,12 @@ struct GemmProblem {
   std::vector<float> bias;     // one a lane of all groups, or empty
 };
 
-// `out` is (N, groups * lanes, *spatial), channels-last or contiguous; every value is written.
-void run_gemm(const GemmProblem& problem, Capability capability, at::Tensor& out);
+// `out` is (N, groups * lanes, *spatial), channels-last or contiguous; every value is written. `stats`
+// are those of stats_of for `out`, float64 (4, C), or null.
+void run_gemm(const GemmProblem& problem, Capability capability, at::Tensor& out,
+              double* stats = nullptr);
+
+// Whether run_gemm can take statistics while it computes.
+bool takes_stats(const GemmProblem& problem, Capability capability, const at::Tensor& out);
 
 }  // namespace daq_mm::cpu

@@ -37,6 +37,15 @@ struct Finish {
   const float* bias;  // or null
 };
 
+// Where a kernel adds up its results as stored: `vectors * kVector` entries each. Extremes are those
+// of the sums, of which results are a monotone function.
+struct LaneStats {
+  double* sum;
+  double* squares;
+  int32_t* least;
+  int32_t* most;
+};
+
 struct BlockTask {
   const uint8_t* const* rows;  // rows[t * row_stride + p]
   int64_t row_stride;          // a multiple of kRowPadding, at least `pixels`
@@ -54,6 +63,8 @@ struct BlockTask {
   // results, whole vectors of lanes and 64-byte alignment of each.
   bool streaming = false;
   bool rows_are_cold = false;  // one tap, and these rows have not been read before
+  // Only for AVX512 kernels of unsigned rows and float results; or null.
+  const LaneStats* stats = nullptr;
 };
 
 using BlockKernel = void (*)(const BlockTask&);

@@ -10,7 +10,8 @@
 // An item walks its range in chunks that fit the caches; for each tap of a chunk it packs the
 // pixels that meet there (grad_weight_positions.h) into panels and multiplies them tile by tile
 // (grad_weight_kernels.h). Convolutions with few input channels gather all taps of a position into
-// one row first, which then counts as the channels of a single tap. Ranges of positions have their
+// one row first, which then counts as the channels of a single tap. Groups of few channels are
+// treated as one with more, of which the tiles between different groups are left out. Ranges of positions have their
 // own int32 sums, of at most kMaxContraction products each, and are added up in int64.
 
 #include "cpu/grad_weight.h"
@@ -44,6 +45,7 @@ constexpr int64_t kRowChunk = 512;   // the same where rows of all taps are gath
 constexpr int64_t kRowsBelow = 32;   // gather rows below this number of input channels a group
 constexpr int64_t kMaxBlock = 512;   // output channels of an item: their panels fit in L2
 constexpr int64_t kStreamBytes = int64_t{2} << 20;
+constexpr int64_t kMergeUpTo = 64;   // channels of groups that are treated as one: a pack block
 constexpr int64_t kSplitBytes = int64_t{4} << 20;  // sums that all ranges of positions may take
 
 template <typename T>
@@ -136,11 +138,32 @@ struct Plan {
   }
 };
 
+// How many neighbouring groups to treat as one.
+int64_t groups_to_merge(const ConvGeometry& geo) {
+  int64_t merge = 1;
+  const int64_t channels = std::max(geo.ci_per_group(), geo.co_per_group());
+  for (int64_t n = 2; n <= geo.groups && n * channels <= kMergeUpTo; ++n) {
+    if (geo.groups % n == 0) merge = n;
+  }
+  return merge;
+}
+
+ConvGeometry with_groups(ConvGeometry geo, int64_t groups) {
+  geo.groups = groups;
+  return geo;
+}
+
 class GradWeight {
  public:
-  GradWeight(const ConvGeometry& geo, const uint8_t* q_x, int32_t zero_point, const int8_t* q_g,
-             const GradWeightOutput& output)
+  // geo's groups may stand for several of dW's: `merged` of ci x co channels each.
+  struct Merged {
+    int64_t groups, ci, co;
+  };
+
+  GradWeight(const ConvGeometry& geo, const Merged& merged, const uint8_t* q_x, int32_t zero_point,
+             const int8_t* q_g, const GradWeightOutput& output)
       : geo_(geo),
+        merged_(merged),
         output_(output),
         zero_point_(zero_point),
         kernels_(grad_weight_kernels()),
@@ -150,7 +173,8 @@ class GradWeight {
         plan_(Plan::make(geo, at::get_num_threads())) {
     // Sums go straight to dW where an item sees all positions and rows of dW are written densely.
     direct_ = plan_.ranges == 1 && (output.ci_stride == 1 || geo.taps() == 1);
-    whole_panels_ = direct_ && output.dtype == at::kFloat && plan_.channels % kXPanel == 0 &&
+    whole_panels_ = merged.groups == 1 && direct_ && output.dtype == at::kFloat &&
+                    plan_.channels % kXPanel == 0 &&
                     (!plan_.rows || output.ci_stride == 1);
     stream_ = whole_panels_ && geo.co * output.co_stride * 4 >= kStreamBytes &&
               reinterpret_cast<uintptr_t>(output.data) % 64 == 0;
@@ -291,6 +315,7 @@ class GradWeight {
         const int64_t x_panel = channel / kXPanel + i;
         const uint8_t* x = s.x.get() + i * x_panel_bytes;
         for (int64_t panel = first_panel; panel < last_panel; ++panel) {
+          if (!meet(panel, x_panel)) continue;
           const int8_t* g = s.g.get() + (panel - first_panel) * g_panel_bytes;
           alignas(64) int32_t own[kTile];
           const bool now = direct_ && last;
@@ -312,19 +337,36 @@ class GradWeight {
     return std::min(plan_.channels - x_panel * kXPanel, kXPanel);
   }
 
+  // Whether a tile holds products of channels of the same group.
+  bool meet(int64_t g_panel, int64_t x_panel) const {
+    if (merged_.groups == 1 || plan_.rows) return true;
+    const int64_t first = g_panel * kGPanel / merged_.co;
+    const int64_t last = (g_panel * kGPanel + tile_rows(g_panel) - 1) / merged_.co;
+    return x_panel * kXPanel < (last + 1) * merged_.ci &&
+           x_panel * kXPanel + kXPanel > first * merged_.ci;
+  }
+
+  // Input channels [ci, ci + count) of a row at one tap; those of the row's own group are wanted.
+  template <typename sum_t>
+  void store_channels(int64_t co, int64_t ci, int64_t tap, int64_t count, const sum_t* sums) const {
+    const int64_t own = co / merged_.co % merged_.groups * merged_.ci;
+    const int64_t from = std::max(ci, own), to = std::min(ci + count, own + merged_.ci);
+    if (from < to) output_.store(co, from - own, tap, to - from, sums + (from - ci));
+  }
+
   // One row of sums of a tile to dW; with rows of all taps its channels belong to several taps.
   template <typename sum_t>
   void store_row(int64_t co, int64_t x_panel, int64_t tap, const sum_t* sums) const {
     const int64_t channel = x_panel * kXPanel, count = tile_channels(x_panel);
     if (!plan_.rows) {
-      output_.store(co, channel, tap, count, sums);
+      store_channels(co, channel, tap, count, sums);
       return;
     }
     const int64_t width = geo_.ci_per_group();
     for (int64_t i = 0; i < count;) {
       const int64_t ci = (channel + i) % width;
       const int64_t some = std::min(width - ci, count - i);
-      output_.store(co, ci, (channel + i) / width, some, sums + i);
+      store_channels(co, ci, (channel + i) / width, some, sums + i);
       i += some;
     }
   }
@@ -356,6 +398,7 @@ class GradWeight {
       for (int64_t at = begin; at < end; ++at) {
         const int64_t group = at / plan_.g_panels, g_panel = at % plan_.g_panels;
         for (int64_t x_panel = 0; x_panel < plan_.x_panels; ++x_panel) {
+          if (!meet(g_panel, x_panel)) continue;
           for (int64_t tap = 0; tap < plan_.taps; ++tap) {
             if (plan_.ranges == 1) {
               store_tile(tile_at(0, group, g_panel, x_panel, tap), group, g_panel, x_panel, tap);
@@ -382,6 +425,7 @@ class GradWeight {
   }
 
   const ConvGeometry& geo_;
+  const Merged merged_;
   const GradWeightOutput& output_;
   const int32_t zero_point_;
   const GradWeightKernels& kernels_;
@@ -458,7 +502,11 @@ at::Tensor grad_weight_cpu(const at::Tensor& q_x, float x_step, int32_t zero_poi
   if (geometry.is_depthwise()) {
     grad_weight_depthwise(x, zero_point, g, geometry, output);
   } else {
-    GradWeight(geometry, x, zero_point, g, output).run();
+    const int64_t merge = groups_to_merge(geometry);
+    const ConvGeometry merged = with_groups(geometry, geometry.groups / merge);
+    GradWeight(merged, {merge, geometry.ci_per_group(), geometry.co_per_group()}, x, zero_point, g,
+               output)
+        .run();
   }
   return dw;
 }

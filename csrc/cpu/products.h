@@ -39,15 +39,21 @@ QuantizedW quantize_w_folded_cpu(const at::Tensor& w, const at::Tensor& g_thresh
 at::Tensor quantize_g_cpu(const at::Tensor& g, const at::Tensor& threshold,
                           const std::optional<at::Tensor>& seed);
 
+// ---- glue_forward.cpp ----
+
+// Sum, sum of squares, minimum and maximum of each channel, float64 (4, C). y channels-last.
+at::Tensor stats_of_cpu(const at::Tensor& y);
+
 // ---- forward.cpp ----
 
 // Y = float(sum of (q_x - zero_point) * q_w) * (x_step * w_step) + bias, in out_dtype (float32,
 // bfloat16, float16; int32 for the bare sums), in `format`: channels-last (of the rank) or
-// contiguous. q_x uint8 channels-last, q_w int8 contiguous, zero_point 0..255.
+// contiguous. q_x uint8 channels-last, q_w int8 contiguous, zero_point 0..255. `stats`, if given,
+// becomes what stats_of_cpu gives for Y, which must be channels-last.
 at::Tensor forward_cpu(const at::Tensor& q_x, float x_step, int32_t zero_point,
                        const at::Tensor& q_w, float w_step, const std::optional<at::Tensor>& bias,
                        const ConvGeometry& geometry, at::ScalarType out_dtype,
-                       at::MemoryFormat format);
+                       at::MemoryFormat format, at::Tensor* stats = nullptr);
 
 // ---- grad_input.cpp ----
 

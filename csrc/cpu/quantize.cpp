@@ -5,7 +5,8 @@
 //
 // quantize_x takes one pass for the threshold and one for the bytes, quantize_g the second alone.
 // Channels-last input is read and written in order. Contiguous (channels-first) input goes through
-// tiles of 64 channels x 256 positions, quantized in L1 and transposed on the way out.
+// tiles of 64 channels x 256 positions, quantized in L1 and transposed on the way out. quantize_x's
+// second pass runs backward, so that it meets the end of the first in the caches.
 
 #include <algorithm>
 #include <atomic>
@@ -44,18 +45,17 @@ void atomic_maximum(std::atomic<uint32_t>& target, uint32_t value) {
   }
 }
 
-// Channels-first tensors, tile by tile; quantize_row(values, n, channel, position, count, bytes)
-// makes the bytes of `count` values of one channel from that position on.
+// Channels-first tensors, tile by tile, the last first; quantize_row(at, n, channel, position,
+// count, bytes) makes the bytes of values [at, at + count), which are of one channel from that
+// position on.
 template <typename F>
-void transpose_tiles(const FloatView& view, const FloatLoops& loops, uint8_t* out,
+void transpose_tiles(const FloatView& view, const FloatReader& reader, uint8_t* out,
                      const F& quantize_row) {
-  const FloatReader reader(view.tensor, loops);
   const int64_t across = (view.spatial + kTilePositions - 1) / kTilePositions;
   const int64_t grain = std::max(kGrain / (kTilePositions * view.c), int64_t{1});
   at::parallel_for(0, view.n * across, grain, [&](int64_t begin, int64_t end) {
     alignas(64) uint8_t tile[kTileChannels * kTilePositions];
-    alignas(64) float buffer[kTilePositions];
-    for (int64_t i = begin; i < end; ++i) {
+    for (int64_t i = end - 1; i >= begin; --i) {
       const int64_t n = i / across, position = i % across * kTilePositions;
       const int64_t positions = std::min(view.spatial - position, kTilePositions);
       for (int64_t channel = 0; channel < view.c; channel += kTileChannels) {
@@ -63,8 +63,7 @@ void transpose_tiles(const FloatView& view, const FloatLoops& loops, uint8_t* ou
         for (int64_t c = 0; c < channels; ++c) {
           const int64_t at = (n * view.c + channel + c) * view.spatial + position;
           reader.prefetch(at + kRowsAhead * view.spatial, positions);
-          const float* v = reader.read(at, positions, buffer);
-          quantize_row(v, n, channel + c, position, positions, tile + c * kTilePositions);
+          quantize_row(at, n, channel + c, position, positions, tile + c * kTilePositions);
         }
         transpose_bytes(tile, kTilePositions, channels, positions,
                         out + (n * view.spatial + position) * view.c + channel, view.c);
@@ -93,8 +92,9 @@ void for_hash_runs(int64_t start, int64_t stride, int64_t count, const F& f) {
   }
 }
 
-// What quantize_g does to runs of values, with one inverse step or one for each channel.
+// What quantize_g does to runs of at most kPiece values, with one inverse step or one a channel.
 struct GradientQuantizer {
+  const FloatReader& reader;
   const FloatLoops& loops;
   const std::vector<float>& inverse;  // (1,) or (C,), repeated to a period of kPiece or more
   bool by_channel;
@@ -102,32 +102,39 @@ struct GradientQuantizer {
   uint32_t seed;
 
   // Channels-last: values of memory positions index.., whose channel inverses start at `phase`.
-  void in_order(const float* v, int64_t index, int64_t phase, int64_t count, int8_t* out) const {
-    const auto run = [&](int64_t first, int64_t some) {
+  void in_order(int64_t index, int64_t phase, int64_t count, int8_t* out) const {
+    const float* own = inverse.data() + (by_channel ? phase : 0);
+    if (!random) {
+      if (by_channel) {
+        reader.quantize_each(index, count, own, out);
+      } else {
+        reader.quantize(index, count, own[0], 127.0f, 0, reinterpret_cast<uint8_t*>(out));
+      }
+      return;
+    }
+    alignas(64) float buffer[kPiece];
+    const float* v = reader.read(index, count, buffer);
+    for_hash_runs(index, 1, count, [&](int64_t first, int64_t some) {
       const uint32_t hash = hash_input(index + first, seed);
       if (by_channel) {
-        loops.randomize_each(v + first, inverse.data() + phase + first, hash, some, out + first);
+        loops.randomize_each(v + first, own + first, hash, some, out + first);
       } else {
-        loops.randomize(v + first, inverse[0], hash, kHashStride, some, out + first);
+        loops.randomize(v + first, own[0], hash, kHashStride, some, out + first);
       }
-    };
-    if (random) {
-      for_hash_runs(index, 1, count, run);
-    } else if (by_channel) {
-      loops.quantize_each(v, inverse.data() + phase, count, out);
-    } else {
-      loops.quantize(v, inverse[0], 127.0f, 0, count, reinterpret_cast<uint8_t*>(out));
-    }
+    });
   }
 
-  // Channels-first: values of one channel, `stride` apart in channels-last order.
-  void channel(const float* v, int64_t c, int64_t index, int64_t stride, int64_t count,
+  // Channels-first: values [at, at + count) of one channel, which channels-last stand at index,
+  // index + stride, ...
+  void channel(int64_t at, int64_t c, int64_t index, int64_t stride, int64_t count,
                uint8_t* out) const {
     const float factor = inverse[by_channel ? c : 0];
     if (!random) {
-      loops.quantize(v, factor, 127.0f, 0, count, out);
+      reader.quantize(at, count, factor, 127.0f, 0, out);
       return;
     }
+    alignas(64) float buffer[kPiece];
+    const float* v = reader.read(at, count, buffer);
     for_hash_runs(index, stride, count, [&](int64_t first, int64_t some) {
       loops.randomize(v + first, factor, hash_input(index + first * stride, seed),
                       static_cast<uint32_t>(stride) * kHashStride, some,
@@ -156,51 +163,69 @@ float inverse_step(float threshold, float levels) {
   return std::isfinite(inverse) && std::isfinite(threshold) ? inverse : 0.0f;
 }
 
-float absolute_maximum(const at::Tensor& dense, bool* negative) {
-  const auto& loops = float_loops();
-  const FloatReader reader(dense, loops);
+namespace {
+
+struct Extremes {
+  uint32_t magnitude, raw;  // as SourceLoops::extremes finds them
+};
+
+Extremes extremes(const at::Tensor& dense) {
+  const FloatReader reader(dense, float_loops());
   std::atomic<uint32_t> magnitude{0}, raw{0};
   at::parallel_for(0, dense.numel(), kGrain, [&](int64_t begin, int64_t end) {
-    alignas(64) float buffer[kPiece];
     uint32_t m = 0, r = 0;
-    for_pieces(begin, end, [&](int64_t at, int64_t count) {
-      loops.extremes(reader.read(at, count, buffer), count, &m, &r);
-    });
+    for_pieces(begin, end,
+               [&](int64_t at, int64_t count) { reader.extremes(at, count, &m, &r); });
     atomic_maximum(magnitude, m);
     atomic_maximum(raw, r);
   });
-  // -0.0 is not below zero; NaN compares with nothing.
-  if (negative != nullptr) *negative = raw > 0x80000000u || magnitude > 0x7F800000u;
-  return float_from_bits(magnitude);
+  return {magnitude, raw};
+}
+
+// -0.0 is not below zero; NaN compares with nothing.
+bool below_zero(uint32_t magnitude, uint32_t raw) {
+  return raw > 0x80000000u || magnitude > 0x7F800000u;
+}
+
+}  // namespace
+
+float absolute_maximum(const at::Tensor& dense) {
+  return float_from_bits(extremes(dense).magnitude);
+}
+
+ActivationGrid activation_grid(uint32_t magnitude, uint32_t raw, bool allow_unsigned) {
+  const bool is_unsigned = allow_unsigned && !below_zero(magnitude, raw);
+  return {float_from_bits(magnitude), is_unsigned ? 255.0f : 127.0f,
+          is_unsigned ? 0 : kSignedZeroPoint};
 }
 
 QuantizedX quantize_x_cpu(const at::Tensor& x, bool allow_unsigned) {
   const FloatView view(x);
-  bool negative;
-  const float threshold = absolute_maximum(view.tensor, &negative);
-  const bool is_unsigned = allow_unsigned && !negative;
-  const float levels = is_unsigned ? 255.0f : 127.0f;
-  const int32_t zero_point = is_unsigned ? 0 : kSignedZeroPoint;
-  const float inverse = inverse_step(threshold, levels);
+  const Extremes found = extremes(view.tensor);
+  return quantize_x_cpu(view.tensor, activation_grid(found.magnitude, found.raw, allow_unsigned));
+}
+
+QuantizedX quantize_x_cpu(const at::Tensor& x, const ActivationGrid& grid) {
+  const FloatView view(x);
+  const float levels = grid.levels;
+  const int32_t zero_point = grid.zero_point;
+  const float inverse = grid.inverse();
   at::Tensor q = empty_channels_last(x, at::kByte);
   uint8_t* out = q.mutable_data_ptr<uint8_t>();
-  const auto& loops = float_loops();
+  const FloatReader reader(view.tensor, float_loops());
   if (view.last) {
-    const FloatReader reader(view.tensor, loops);
     at::parallel_for(0, view.numel(), kGrain, [&](int64_t begin, int64_t end) {
-      alignas(64) float buffer[kPiece];
-      for_pieces(begin, end, [&](int64_t at, int64_t count) {
-        loops.quantize(reader.read(at, count, buffer), inverse, levels, zero_point, count,
-                       out + at);
+      for_pieces_backward(begin, end, [&](int64_t at, int64_t count) {
+        reader.quantize(at, count, inverse, levels, zero_point, out + at);
       });
     });
   } else {
-    transpose_tiles(view, loops, out,
-                    [&](const float* v, int64_t, int64_t, int64_t, int64_t count, uint8_t* row) {
-                      loops.quantize(v, inverse, levels, zero_point, count, row);
+    transpose_tiles(view, reader, out,
+                    [&](int64_t at, int64_t, int64_t, int64_t, int64_t count, uint8_t* row) {
+                      reader.quantize(at, count, inverse, levels, zero_point, row);
                     });
   }
-  return {q, threshold / levels, zero_point};
+  return {q, grid.step(), zero_point};
 }
 
 at::Tensor quantize_g_cpu(const at::Tensor& g, const at::Tensor& threshold,
@@ -212,30 +237,29 @@ at::Tensor quantize_g_cpu(const at::Tensor& g, const at::Tensor& threshold,
   const auto inverse = inverse_steps(threshold.contiguous(), by_channel);
   const bool random = seed.has_value();
   const auto& loops = float_loops();
+  const FloatReader reader(view.tensor, loops);
   const GradientQuantizer quantizer{
-      loops, inverse, by_channel, random,
+      reader, loops, inverse, by_channel, random,
       random ? static_cast<uint32_t>(*seed->const_data_ptr<int64_t>()) : 0};
   int8_t* out = q.mutable_data_ptr<int8_t>();
   if (!view.last) {
-    transpose_tiles(view, loops, reinterpret_cast<uint8_t*>(out),
-                    [&](const float* v, int64_t n, int64_t c, int64_t position, int64_t count,
+    transpose_tiles(view, reader, reinterpret_cast<uint8_t*>(out),
+                    [&](int64_t at, int64_t n, int64_t c, int64_t position, int64_t count,
                         uint8_t* row) {
                       const int64_t index = (n * view.spatial + position) * view.c + c;
-                      quantizer.channel(v, c, index, view.c, count, row);
+                      quantizer.channel(at, c, index, view.c, count, row);
                     });
     return q;
   }
-  const FloatReader reader(view.tensor, loops);
   // Pieces start at a channel's boundary, or within a pixel of very many channels.
   const int64_t period = by_channel ? static_cast<int64_t>(inverse.size()) : kPiece;
   const int64_t periods = (view.numel() + period - 1) / period;
   at::parallel_for(0, periods, std::max(kGrain / period, int64_t{1}),
                    [&](int64_t begin, int64_t end) {
-    alignas(64) float buffer[kPiece];
     for (int64_t i = begin; i < end; ++i) {
       const int64_t start = i * period;
       for_pieces(start, std::min(start + period, view.numel()), [&](int64_t at, int64_t count) {
-        quantizer.in_order(reader.read(at, count, buffer), at, at - start, count, out + at);
+        quantizer.in_order(at, at - start, count, out + at);
       });
     }
   });
@@ -255,6 +279,18 @@ std::tuple<at::Tensor, at::Tensor> quantize_x(const at::Tensor& x, bool allow_un
   return {quantized.q, qparams};
 }
 
+at::Tensor quantize_x_with(const at::Tensor& x, const at::Tensor& qparams) {
+  check_float(x, "x");
+  check_spatial_rank(x, "x");
+  check_dtype(qparams, at::kFloat, "qparams");
+  check_size(qparams, {2}, "qparams");
+  const at::Tensor dense = qparams.contiguous();
+  const float* values = dense.const_data_ptr<float>();
+  const int32_t zero_point = checked_zero_point(values[1]);
+  const float levels = zero_point == 0 ? 255.0f : 127.0f;
+  return quantize_x_cpu(x, ActivationGrid{values[0] * levels, levels, zero_point}).q;
+}
+
 at::Tensor quantize_g(const at::Tensor& g, const at::Tensor& threshold,
                       const std::optional<at::Tensor>& seed) {
   check_float(g, "g");
@@ -272,6 +308,7 @@ at::Tensor quantize_g(const at::Tensor& g, const at::Tensor& threshold,
 
 TORCH_LIBRARY_IMPL(daq_mm, CPU, m) {
   m.impl("quantize_x", &quantize_x);
+  m.impl("quantize_x_with", &quantize_x_with);
   m.impl("quantize_g", &quantize_g);
 }
 

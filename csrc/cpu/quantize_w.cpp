@@ -81,7 +81,7 @@ std::vector<float> folded_thresholds(const WeightView& view, const std::vector<f
       for (int64_t c = group * rows; c < (group + 1) * rows; ++c) {
         const float* v = reader.read(c * view.row + column, count, buffer);
         loops.scale(v, g_step[c], count, folded);
-        loops.maxima(folded, count, own);
+        loops.float32.maxima(folded, count, own);
       }
     }
   });
@@ -106,13 +106,11 @@ QuantizedW quantize_w_cpu(const at::Tensor& w) {
   at::Tensor q = at::empty(w.sizes(), w.options().dtype(at::kChar));
   at::Tensor step = at::empty({1}, w.options().dtype(at::kFloat));
   *step.mutable_data_ptr<float>() = threshold / 127.0f;
-  const auto& loops = float_loops();
-  const FloatReader reader(view.tensor, loops);
+  const FloatReader reader(view.tensor, float_loops());
   for_rows(view, q.mutable_data_ptr<int8_t>(), [&](int64_t c, int8_t* bytes) {
-    alignas(64) float buffer[kPiece];
     for_pieces(0, view.row, [&](int64_t at, int64_t count) {
-      loops.quantize(reader.read(c * view.row + at, count, buffer), inverse, 127.0f, 0, count,
-                     reinterpret_cast<uint8_t*>(bytes) + at);
+      reader.quantize(c * view.row + at, count, inverse, 127.0f, 0,
+                      reinterpret_cast<uint8_t*>(bytes) + at);
     });
   });
   return {q, step};
@@ -145,7 +143,7 @@ QuantizedW quantize_w_folded_cpu(const at::Tensor& w, const at::Tensor& g_thresh
     const float* own = inverse.data() + c / rows * view.row;
     for_pieces(0, view.row, [&](int64_t at, int64_t count) {
       loops.scale(reader.read(c * view.row + at, count, buffer), g_step[c], count, folded);
-      loops.quantize_each(folded, own + at, count, bytes + at);
+      loops.float32.quantize_each(folded, own + at, count, bytes + at);
     });
   });
   return {q, step};

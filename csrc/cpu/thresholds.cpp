@@ -1,4 +1,5 @@
-// daq_mm::update_thresholds: a gradient's absolute maxima, and the layer's threshold state moved on.
+// daq_mm::update_thresholds: a gradient's absolute maxima, and the layer's threshold state moved on;
+// daq_mm::thresholds_from_maxima: the latter alone.
 //
 //   maximum[c] = max |g[:, c]|, and of the whole tensor
 //   tail[c] = share of |g[:, c]| above its standard deviation, every `interval`-th gradient
@@ -66,6 +67,46 @@ std::vector<float> tail_probabilities(const FloatView& g, const std::vector<floa
   return share;
 }
 
+void check_state(int64_t entries, const at::Tensor& threshold, const at::Tensor& tail_probability,
+                 const at::Tensor& iteration) {
+  check_dtype(threshold, at::kFloat, "threshold");
+  check_size(threshold, {entries}, "threshold");
+  check_dtype(tail_probability, at::kFloat, "tail_probability");
+  check_size(tail_probability, {entries}, "tail_probability");
+  check_dtype(iteration, at::kLong, "iteration");
+  check_size(iteration, {1}, "iteration");
+}
+
+// The rules by which thresholds follow from maxima and tail probabilities.
+struct Rules {
+  bool mcs;
+  float decay, gain;
+  bool cap;
+  float gaussian_above;
+
+  at::Tensor move(const std::vector<float>& maximum, at::Tensor& threshold,
+                  const at::Tensor& tail_probability, at::Tensor& iteration) const {
+    const int64_t entries = static_cast<int64_t>(maximum.size());
+    at::Tensor used = at::empty({entries}, threshold.options());
+    float* out = used.mutable_data_ptr<float>();
+    auto state = threshold.accessor<float, 1>();
+    const auto tails = tail_probability.accessor<float, 1>();
+    for (int64_t c = 0; c < entries; ++c) {
+      const float previous = state[c];
+      const bool keeps_maximum = !mcs || tails[c] > gaussian_above || previous == 0.0f ||
+                                 !std::isfinite(maximum[c]);
+      out[c] = maximum[c];
+      if (!keeps_maximum) {
+        const float recursion = previous * decay + maximum[c] * gain;
+        out[c] = cap ? std::min(recursion, maximum[c]) : recursion;
+      }
+      if (std::isfinite(out[c])) state[c] = out[c];
+    }
+    *iteration.mutable_data_ptr<int64_t>() += 1;
+    return used;
+  }
+};
+
 at::Tensor update_thresholds(const at::Tensor& g, at::Tensor& threshold,
                              at::Tensor& tail_probability, at::Tensor& iteration, bool mcs,
                              double decay, double gain, bool cap, double gaussian_above,
@@ -73,49 +114,45 @@ at::Tensor update_thresholds(const at::Tensor& g, at::Tensor& threshold,
   check_float(g, "g");
   check_spatial_rank(g, "g");
   const int64_t entries = g.size(1) + 1;
-  check_dtype(threshold, at::kFloat, "threshold");
-  check_size(threshold, {entries}, "threshold");
-  check_dtype(tail_probability, at::kFloat, "tail_probability");
-  check_size(tail_probability, {entries}, "tail_probability");
-  check_dtype(iteration, at::kLong, "iteration");
-  check_size(iteration, {1}, "iteration");
+  check_state(entries, threshold, tail_probability, iteration);
   TORCH_CHECK_VALUE(interval >= 1, "interval=", interval, " must be at least 1");
   if (g.numel() == 0) return threshold.clone();
 
   const FloatView view(g);
-  int64_t& seen = *iteration.mutable_data_ptr<int64_t>();
-  const bool measure = mcs && seen % interval == 0;
+  const Rules rules{mcs, static_cast<float>(decay), static_cast<float>(gain), cap,
+                    static_cast<float>(gaussian_above)};
+  const bool measure = mcs && *iteration.const_data_ptr<int64_t>() % interval == 0;
   ChannelMoments moments;
   const std::vector<float> maximum = channel_maxima(view, measure ? &moments : nullptr);
-  std::vector<float> share;
-  if (measure) share = tail_probabilities(view, maximum, moments);
-
-  at::Tensor used = at::empty({entries}, threshold.options());
-  float* out = used.mutable_data_ptr<float>();
-  auto state = threshold.accessor<float, 1>();
-  auto tails = tail_probability.accessor<float, 1>();
-  const float keep = static_cast<float>(decay), add = static_cast<float>(gain);
-  const float limit = static_cast<float>(gaussian_above);
-  for (int64_t c = 0; c < entries; ++c) {
-    const bool finite = std::isfinite(maximum[c]);
-    out[c] = maximum[c];
-    if (mcs) {
-      if (measure && finite) tails[c] = share[c];
-      const float previous = state[c];
-      const bool keeps_maximum = tails[c] > limit || previous == 0.0f || !finite;
-      if (!keeps_maximum) {
-        const float recursion = previous * keep + maximum[c] * add;
-        out[c] = cap ? std::min(recursion, maximum[c]) : recursion;
-      }
+  if (measure) {
+    const std::vector<float> share = tail_probabilities(view, maximum, moments);
+    auto tails = tail_probability.accessor<float, 1>();
+    for (int64_t c = 0; c < entries; ++c) {
+      if (std::isfinite(maximum[c])) tails[c] = share[c];
     }
-    if (std::isfinite(out[c])) state[c] = out[c];
   }
-  seen += 1;
-  return used;
+  return rules.move(maximum, threshold, tail_probability, iteration);
+}
+
+at::Tensor thresholds_from_maxima(const at::Tensor& maximum, at::Tensor& threshold,
+                                  const at::Tensor& tail_probability, at::Tensor& iteration,
+                                  bool mcs, double decay, double gain, bool cap,
+                                  double gaussian_above) {
+  check_dtype(maximum, at::kFloat, "maximum");
+  TORCH_CHECK_VALUE(maximum.dim() == 1, "maximum has ", maximum.dim(), " axes; expected 1");
+  check_state(maximum.size(0), threshold, tail_probability, iteration);
+  const Rules rules{mcs, static_cast<float>(decay), static_cast<float>(gain), cap,
+                    static_cast<float>(gaussian_above)};
+  const at::Tensor dense = maximum.contiguous();
+  const float* values = dense.const_data_ptr<float>();
+  return rules.move({values, values + dense.numel()}, threshold, tail_probability, iteration);
 }
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(daq_mm, CPU, m) { m.impl("update_thresholds", &update_thresholds); }
+TORCH_LIBRARY_IMPL(daq_mm, CPU, m) {
+  m.impl("update_thresholds", &update_thresholds);
+  m.impl("thresholds_from_maxima", &thresholds_from_maxima);
+}
 
 }  // namespace daq_mm::cpu

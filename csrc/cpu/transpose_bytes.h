@@ -8,6 +8,8 @@
 #include <emmintrin.h>
 #endif
 
+#include "cpu/capability.h"
+
 namespace daq_mm::cpu {
 
 #if defined(__SSE2__)
@@ -34,9 +36,18 @@ inline void transpose_16x16(const uint8_t* in, int64_t in_stride, uint8_t* out,
 }
 #endif
 
+// transpose_bytes with AVX512: 64 rows together, so that whole cache lines are written.
+void transpose_bytes_avx512(const uint8_t* in, int64_t in_stride, int64_t rows, int64_t columns,
+                            uint8_t* out, int64_t out_stride);
+
 // out[j * out_stride + i] = in[i * in_stride + j] for i < rows, j < columns.
 inline void transpose_bytes(const uint8_t* in, int64_t in_stride, int64_t rows, int64_t columns,
                             uint8_t* out, int64_t out_stride) {
+#if defined(__x86_64__)
+  if (capability() == Capability::kAVX512VNNI) {
+    return transpose_bytes_avx512(in, in_stride, rows, columns, out, out_stride);
+  }
+#endif
   int64_t done_rows = 0, done_columns = 0;
 #if defined(__SSE2__)
   done_rows = rows / 16 * 16;

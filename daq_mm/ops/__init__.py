@@ -1,9 +1,22 @@
 """The integer ops: one documented function each, dispatched by device (see `reference`)."""
 
-from . import conv, quantize, thresholds  # noqa: F401  (defines the schemas)
+from . import conv, glue, quantize, thresholds  # noqa: F401  (defines the schemas)
 from .backend import backend_of, cpu_capability, kernels_built, set_cpu_capability
 from .conv import conv_backward, conv_forward, forward, grad_input, grad_weight
 from .geometry import MAX_INT32_CONTRACTION, MAX_INT32_CONTRACTION_UNSIGNED, ConvGeometry
+from .glue import (
+    batch_norm_statistics,
+    conv_forward_stats,
+    norm_act_forward,
+    norm_act_reduce,
+    norm_backward_apply,
+    norm_backward_coefficients,
+    norm_backward_maxima,
+    norm_backward_quantize,
+    quantize_x_with,
+    stats_of,
+    thresholds_from_maxima,
+)
 from .quantize import quantize_g, quantize_w, quantize_w_folded, quantize_x
 from .thresholds import update_thresholds
 
@@ -12,17 +25,28 @@ __all__ = [
     "MAX_INT32_CONTRACTION_UNSIGNED",
     "ConvGeometry",
     "backend_of",
+    "batch_norm_statistics",
     "conv_backward",
     "conv_forward",
+    "conv_forward_stats",
     "cpu_capability",
     "forward",
     "grad_input",
     "grad_weight",
     "kernels_built",
+    "norm_act_forward",
+    "norm_act_reduce",
+    "norm_backward_apply",
+    "norm_backward_coefficients",
+    "norm_backward_maxima",
+    "norm_backward_quantize",
     "quantize_g",
     "quantize_w",
     "quantize_w_folded",
     "quantize_x",
+    "quantize_x_with",
     "set_cpu_capability",
+    "stats_of",
+    "thresholds_from_maxima",
     "update_thresholds",
 ]

@@ -275,11 +275,29 @@ def update_thresholds(
         return threshold.clone()
     maximum = absolute_maximum(g, (0, *range(2, g.dim())))
     maximum = torch.cat([maximum, maximum.amax().view(1)])
-    used = maximum
     if mcs:
         evaluate = (iteration % interval == 0) & torch.isfinite(maximum)
         measured = torch.nan_to_num(_tail_probability(g), nan=1.0)
         tail_probability.copy_(torch.where(evaluate, measured, tail_probability))
+    return move_thresholds(
+        maximum, threshold, tail_probability, iteration, mcs, decay, gain, cap, gaussian_above
+    )
+
+
+def move_thresholds(
+    maximum: Tensor,
+    threshold: Tensor,
+    tail_probability: Tensor,
+    iteration: Tensor,
+    mcs: bool,
+    decay: float,
+    gain: float,
+    cap: bool,
+    gaussian_above: float,
+) -> Tensor:
+    """The rules of `update_thresholds` once maxima (C + 1,) and tail probabilities are known."""
+    used = maximum.clone()
+    if mcs:
         recursion = threshold * decay + maximum * gain
         if cap:
             recursion = torch.minimum(recursion, maximum)

@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from daq_mm.fuse import is_fused
+
 from .training import Trainer
 
 #: Iterations before the peak is taken, so that compilation and first allocations are over.
@@ -94,39 +96,42 @@ class _CudaMeter:
         return torch.cuda.max_memory_allocated()
 
 
-def saved_for_backward(trainer: Trainer) -> dict[str, int]:
+def saved_for_backward(trainer: Trainer) -> dict[str, int | None]:
     """Bytes of tensors that one forward pass keeps for the backward pass; not for compiled modes.
 
     Parameters do not count; memory that several layers keep counts once in each sum.
 
     Returns:
-        'convolutions': what convolution layers keep; 'all': what the whole network keeps.
+        'convolutions': what convolution layers keep; 'int8_layers': the same without a first
+        convolution, which reads the network's input and stays in floating point in every mode, so
+        that both sides of a ratio are the layers that INT8 replaces; 'all': what the whole network
+        keeps. The first two are None where convolutions run inside fused units: what is theirs
+        cannot be told apart there.
     """
     own = {p.untyped_storage().data_ptr() for p in trainer.module.parameters()}
-    kept: dict[str, dict[int, int]] = {"convolutions": {}, "all": {}}
-    depth = 0
+    kept: dict[str, dict[int, int]] = {"convolutions": {}, "int8_layers": {}, "all": {}}
+    inside: list[tuple[str, ...]] = []
 
-    def enter(*_) -> None:
-        nonlocal depth
-        depth += 1
+    def enter(layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        first = not inputs[0].requires_grad
+        inside.append(("convolutions",) if first else ("convolutions", "int8_layers"))
 
     def leave(*_) -> None:
-        nonlocal depth
-        depth -= 1
+        inside.pop()
 
     def pack(t: torch.Tensor) -> torch.Tensor:
         storage = t.untyped_storage()
         if storage.data_ptr() not in own:
-            kept["all"][storage.data_ptr()] = storage.nbytes()
-            if depth:
-                kept["convolutions"][storage.data_ptr()] = storage.nbytes()
+            for name in ("all", *(inside[-1] if inside else ())):
+                kept[name][storage.data_ptr()] = storage.nbytes()
         return t
 
-    handles = []
-    for layer in trainer.module.modules():
-        if isinstance(layer, nn.modules.conv._ConvNd):
-            handles += [layer.register_forward_pre_hook(enter)]
-            handles += [layer.register_forward_hook(leave)]
+    layers = [m for m in trainer.module.modules() if isinstance(m, nn.modules.conv._ConvNd)]
+    fused = any(is_fused(m) for m in trainer.module.modules())
+    if fused:
+        layers = []  # hooks on layers would make fused units step aside
+    handles = [layer.register_forward_pre_hook(enter) for layer in layers]
+    handles += [layer.register_forward_hook(leave) for layer in layers]
     try:
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
             loss = trainer.loss()  # keeps the graph, so that no storage is used twice
@@ -134,4 +139,7 @@ def saved_for_backward(trainer: Trainer) -> dict[str, int]:
         for handle in handles:
             handle.remove()
     del loss
-    return {name: sum(sizes.values()) for name, sizes in kept.items()}
+    sums: dict[str, int | None] = {name: sum(sizes.values()) for name, sizes in kept.items()}
+    if fused:
+        sums["convolutions"] = sums["int8_layers"] = None
+    return sums

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -31,6 +31,11 @@ class Mode:
     convert: Callable[[nn.Module, DAQConfig], object] | None = None
 
 
+def _convert_unfused(module: nn.Module, config: DAQConfig) -> object:
+    """INT8 convolutions with everything between them as the model has it."""
+    return convert_model(module, replace(config, fuse=False))
+
+
 _BF16 = torch.bfloat16
 
 MODES: dict[str, Mode] = {
@@ -40,30 +45,44 @@ MODES: dict[str, Mode] = {
         Mode("fp32-compile", "float32, torch.compile", compiled=True),
         Mode("bf16", "bfloat16 autocast, eager", _BF16),
         Mode("bf16-compile", "bfloat16 autocast, torch.compile", _BF16, compiled=True),
-        Mode("int8", "INT8 convolutions, float32 between them, eager", convert=convert_model),
+        Mode("int8", "INT8 convolutions, float32 between them, eager", convert=_convert_unfused),
         Mode(
             "int8-compile",
             "INT8 convolutions, float32 between them, torch.compile",
             compiled=True,
-            convert=convert_model,
+            convert=_convert_unfused,
         ),
         Mode(
             "int8-bf16",
             "INT8 convolutions, bfloat16 autocast between them, eager",
             _BF16,
-            convert=convert_model,
+            convert=_convert_unfused,
         ),
         Mode(
             "int8-bf16-compile",
             "INT8 convolutions, bfloat16 autocast between them, torch.compile",
             _BF16,
             compiled=True,
+            convert=_convert_unfused,
+        ),
+        Mode(
+            "int8-fused",
+            "INT8 data flow: convolutions and glue fused, bfloat16 autocast, eager",
+            _BF16,
+            convert=convert_model,
+        ),
+        Mode(
+            "int8-fused-fp32",
+            "INT8 data flow: convolutions and glue fused, float32 between them, eager",
             convert=convert_model,
         ),
     )
 }
 
-DEFAULT_MODES = ("fp32", "fp32-compile", "bf16", "bf16-compile", "int8", "int8-bf16")
+DEFAULT_MODES = (
+    *("fp32", "fp32-compile", "bf16", "bf16-compile"),
+    *("int8", "int8-bf16", "int8-fused"),
+)
 
 
 def choose(text: str) -> list[Mode]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from common.documents import markdown
+
 from .candidates import BASELINE, Candidate
 from .shapes import ConvShape
 from .timing import Summary
@@ -159,21 +161,6 @@ def _total(
             for name in ("fp32", "bf16")
         },
     }
-
-
-def markdown(header: list[str], rows: Iterable[Iterable[Any]]) -> str:
-    """A Markdown table; floats get three significant digits, None becomes a dash."""
-    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
-    lines += ["| " + " | ".join(map(_cell, row)) + " |" for row in rows]
-    return "\n".join(lines)
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "—"
-    if isinstance(value, float):
-        return f"{value:.0f}" if abs(value) >= 100 else f"{value:#.3g}".rstrip(".")
-    return str(value)
 
 
 def shape_table(shape: ConvShape, records: list[Record]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .report import markdown
+from common.documents import markdown
 
 Record = dict[str, Any]
 
@@ -63,17 +63,17 @@ def _time_table(document: Record) -> str:
 
 def _memory_table(records: list[Record]) -> str:
     header = ["mode", "peak MB", "within an iteration MB", "kept by convolutions MB",
-              "kept in all MB"]  # fmt: skip
+              "without the first MB", "kept in all MB"]  # fmt: skip
     rows = []
     for record in records:
         memory = record.get("memory", {})
         if "peak_over_baseline" not in memory:
             words = record.get("error") or memory.get("error", "not measured")
-            rows.append([record["mode"], f"FAILED: {' '.join(words.split())[:160]}", *[None] * 3])
+            rows.append([record["mode"], f"FAILED: {' '.join(words.split())[:160]}", *[None] * 4])
             continue
         saved = memory["saved_for_backward"] or {}
         values = [memory["peak_over_baseline"], memory["iteration"], saved.get("convolutions"),
-                  saved.get("all")]  # fmt: skip
+                  saved.get("int8_layers"), saved.get("all")]  # fmt: skip
         rows.append([record["mode"], *(None if v is None else v / 1e6 for v in values)])
     return "### Memory\n\n" + markdown(header, rows)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from mmengine.config import Config
@@ -9,9 +10,7 @@ from mmengine.config import Config
 import daq_mm
 from daq_mm.config import RECIPES, DAQConfig
 
-
-class UsageError(Exception):
-    """The user's mistake: shown as one line, without a traceback."""
+from .errors import UsageError
 
 
 def load_config(path: str, options: dict | None = None) -> Config:
@@ -42,20 +41,46 @@ def load_config(path: str, options: dict | None = None) -> Config:
     return cfg
 
 
+def hook_config(cfg: Config) -> DAQConfig | None:
+    """The settings of the config's DAQHook; None if it has none.
+
+    Raises:
+        UsageError: settings that DAQConfig refuses.
+    """
+    for hook in cfg.get("custom_hooks") or []:
+        if _is_daq_hook(hook):
+            try:
+                return DAQConfig.make(hook.get("config"))
+            except (TypeError, ValueError) as error:
+                raise UsageError(f"DAQHook's config: {error}") from error
+    return None
+
+
 def recipe_of(cfg: Config) -> str:
     """The INT8 recipe of a config; 'bf16' or 'fp32' if it has no DAQHook.
 
     Raises:
         UsageError: settings of DAQHook that DAQConfig refuses.
     """
-    for hook in cfg.get("custom_hooks") or []:
-        if hook.get("type") in ("DAQHook", daq_mm.DAQHook):
-            try:
-                return DAQConfig.make(hook.get("config")).recipe
-            except (TypeError, ValueError) as error:
-                raise UsageError(f"DAQHook's config: {error}") from error
+    config = hook_config(cfg)
+    if config is not None:
+        return config.recipe
     wrapper = str((cfg.get("optim_wrapper") or {}).get("type", ""))
     return "bf16" if "BF16" in wrapper or "Amp" in wrapper else "fp32"
+
+
+def settings_of(cfg: Config) -> dict:
+    """The settings of the config's DAQHook that differ from its recipe's, tuples as lists."""
+    config = hook_config(cfg)
+    if config is None:
+        return {}
+    recipe = DAQConfig.make(config.recipe)
+    changed = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value != getattr(recipe, field.name):
+            changed[field.name] = list(value) if isinstance(value, tuple) else value
+    return changed
 
 
 def set_recipe(cfg: Config, recipe: str) -> None:
@@ -69,11 +94,38 @@ def set_recipe(cfg: Config, recipe: str) -> None:
             f"recipe {recipe!r} is unknown; allowed: fp32, bf16, {', '.join(sorted(RECIPES))}"
         )
     hooks = cfg.get("custom_hooks") or []
-    cfg.custom_hooks = [h for h in hooks if h.get("type") not in ("DAQHook", daq_mm.DAQHook)]
+    cfg.custom_hooks = [hook for hook in hooks if not _is_daq_hook(hook)]
     if recipe in RECIPES:
         cfg.custom_hooks.append(dict(type="DAQHook", config=dict(recipe=recipe)))
     elif recipe == "bf16":
         use_bf16(cfg)
+
+
+def set_settings(cfg: Config, settings: dict) -> None:
+    """Change settings of the config's DAQHook.
+
+    Raises:
+        UsageError: a run without DAQHook, or settings that DAQConfig refuses.
+    """
+    hooks = [hook for hook in cfg.get("custom_hooks") or [] if _is_daq_hook(hook)]
+    if not hooks:
+        raise UsageError(
+            f"settings {', '.join(settings)} are DAQHook's, and a run in {recipe_of(cfg)} has none"
+        )
+    config = hooks[0].get("config") or {}
+    hooks[0]["config"] = {**({"recipe": config} if isinstance(config, str) else config), **settings}
+    hook_config(cfg)
+
+
+def allow_reference(cfg: Config) -> None:
+    """Let DAQHook train where only the slow reference can; no effect on a run without it."""
+    for hook in cfg.get("custom_hooks") or []:
+        if _is_daq_hook(hook):
+            hook["allow_reference"] = True
+
+
+def _is_daq_hook(hook: dict) -> bool:
+    return hook.get("type") in ("DAQHook", daq_mm.DAQHook)
 
 
 def use_bf16(cfg: Config) -> None:
@@ -92,6 +144,8 @@ def dataset_paths(dataset: dict) -> list[Path]:
     root = Path(dataset.get("data_root") or ".")
     paths = [root / dataset["ann_file"]] if dataset.get("ann_file") else []
     prefixes = dataset.get("data_prefix") or {}
+    if isinstance(prefixes, str):  # as mmpretrain writes it
+        prefixes = {"img_path": prefixes}
     return paths + [root / prefix for prefix in prefixes.values() if prefix]
 
 

@@ -40,7 +40,7 @@ def provenance(arguments: dict[str, Any] | None = None) -> dict[str, Any]:
     """
     return {
         "tool": Path(sys.argv[0]).name,
-        "arguments": {name: _plain(value) for name, value in (arguments or {}).items()},
+        "arguments": {name: plain(value) for name, value in (arguments or {}).items()},
         "commit": commit(),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "machine": machine(),
@@ -52,7 +52,7 @@ def provenance(arguments: dict[str, Any] | None = None) -> dict[str, Any]:
 def write_json(path: Path, document: Any) -> None:
     """Write a document so that a reader never finds half of it; makes the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.part")
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
     unfinished.write_text(json.dumps(document, indent=1) + "\n")
     unfinished.replace(path)
 
@@ -183,12 +183,12 @@ def _chosen(path: str) -> str | None:
     return text.partition("[")[2].partition("]")[0] or None
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """The value as JSON can hold it."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, dict):
-        return {str(name): _plain(item) for name, item in value.items()}
+        return {str(name): plain(item) for name, item in value.items()}
     return str(value)

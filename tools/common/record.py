@@ -3,65 +3,73 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import statistics
 import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.hooks import Hook
 
-from .provenance import provenance
-
-#: The metric that stands in the tables, by task; higher is better, between 0 and 1.
-PRIMARY_METRICS = {"detection": "coco/bbox_mAP", "video": "acc/top1"}
-
-
-def read_record(path: str | Path) -> dict[str, Any]:
-    """A record file; ValueError names the file if it is not one."""
-    try:
-        record = json.loads(Path(path).read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-    missing = {"task", "network", "dataset", "recipe", "seed", "metric", "value"} - set(record)
-    if missing:
-        raise ValueError(f"{path} lacks the fields {sorted(missing)} of a run's record")
-    return record
+from .provenance import provenance, write_json
+from .schema import PRIMARY_METRICS
 
 
 class RecordHook(Hook):
     """Collect the curve, times and memory of a run, and write its record after each epoch.
 
     Args:
-        path: JSON file to write. After a kill, the part that was recorded before is read back
-            and continued from the epoch that is resumed.
-        identity: the fields `task`, `network`, `dataset`, `recipe`, `seed`, and `config`.
+        path: JSON file to write.
+        identity: the fields `task`, `network`, `dataset`, `recipe`, `seed`, `config`, `settings`,
+            `options` and `label`.
 
-    Times are wall seconds of training iterations, data loading included, the first five of each
-    start left out; memory is the process's peak resident set in MiB.
+    The curve travels in the checkpoints, so that a resumed run's record continues where its
+    weights do; a validation that a kill cut off is made up for at the start. Times are wall
+    seconds of training iterations, data loading included, the first five of each start left out;
+    memory is the process's peak resident set in MiB, and what torch allocated at most on a GPU.
+
+    Raises:
+        ValueError: a validation without the task's metric, or with one outside of 0 to 1.
     """
 
-    priority = "VERY_LOW"
+    # After the hooks that validate and log, before CheckpointHook, whose file holds the curve.
+    priority = "LOW"
     skipped_iterations = 5
+    key = "daq_mm_record"
 
     def __init__(self, path: str | Path, identity: dict[str, Any]) -> None:
         self.path = Path(path)
         self.identity = identity
+        self.metric = PRIMARY_METRICS[identity["task"]]
         self.curve: list[dict[str, Any]] = []
         self.seconds: list[float] = []
         self.losses: list[float] = []
         self.spent_before = 0.0
 
+    def after_load_checkpoint(self, runner, checkpoint) -> None:
+        """Go on from the state of the run that is resumed; weights alone bring no state."""
+        if runner._resume and self.key in checkpoint:
+            state = checkpoint[self.key]
+            self.curve, self.spent_before = state["curve"], state["seconds"]
+            self.seconds = state["iteration_seconds"]
+            self._take_over_validation()
+
+    def before_save_checkpoint(self, runner, checkpoint) -> None:
+        """Leave the state in the checkpoint: it is saved before the epoch's validation."""
+        checkpoint[self.key] = {
+            "curve": self.curve,
+            "seconds": self._seconds(),
+            "iteration_seconds": self.seconds,
+        }
+
     def before_train(self, runner) -> None:
-        """Continue the record of an interrupted run."""
+        """Start the clocks; validate if the kill came between a checkpoint and its validation."""
         self.start = time.monotonic()
-        if self.path.exists() and runner.epoch > 0:
-            old = json.loads(self.path.read_text())
-            self.curve = [p for p in old["curve"] if p["epoch"] <= runner.epoch]
-            self.spent_before = old["seconds"] if self.curve else 0.0
         self.tick = None
         self.iterations_here = 0
+        if self.curve and _validation_due(runner) and not _metrics(self.curve[-1]):
+            runner.val_loop.run()
 
     def before_train_epoch(self, runner) -> None:
         """Validation and checkpoints lie between epochs: do not time them."""
@@ -86,7 +94,11 @@ class RecordHook(Hook):
         """Add the metrics to the epoch's point and write the record."""
         if self.curve:
             # mmdet's COCO metric returns nothing where there was no detection at all: its AP is 0.
-            found = metrics or {PRIMARY_METRICS[self.identity["task"]]: 0.0}
+            found = metrics or {self.metric: 0.0}
+            if not 0 <= float(found.get(self.metric, -1)) <= 1:
+                raise ValueError(
+                    f"the validation must give {self.metric!r} between 0 and 1; it gave {found}"
+                )
             self.curve[-1].update({name: float(value) for name, value in found.items()})
         self.write(runner)
 
@@ -98,19 +110,19 @@ class RecordHook(Hook):
         """Write the record atomically; only the first rank does."""
         if runner.rank != 0:
             return
-        metric = PRIMARY_METRICS[self.identity["task"]]
         last = self.curve[-1] if self.curve else {}
         scalars = runner.message_hub.log_scalars
         record = {
             **self.identity,
-            "metric": metric,
-            "value": last.get(metric),
+            "metric": self.metric,
+            "value": last.get(self.metric),
             "finished": finished,
-            "final_metrics": {k: v for k, v in last.items() if "/" in k},
+            "final_metrics": _metrics(last),
             "curve": self.curve,
             "iteration_seconds": statistics.median(self.seconds) if self.seconds else None,
-            "seconds": self.spent_before + time.monotonic() - self.start,
+            "seconds": self._seconds(),
             "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "peak_gpu_memory_mib": _peak_gpu_memory(),
             "quantization": {
                 name.removeprefix("train/daq_"): float(scalar.mean())
                 for name, scalar in scalars.items()
@@ -119,7 +131,34 @@ class RecordHook(Hook):
             "backend": dict(runner.message_hub.runtime_info).get("daq_backend", "torch"),
             **provenance(),
         }
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(".partial")
-        temporary.write_text(json.dumps(record, indent=1) + "\n")
-        os.replace(temporary, self.path)
+        write_json(self.path, record)
+
+    def _take_over_validation(self) -> None:
+        """The metrics of the resumed epoch, if the record has them from before the kill."""
+        if self.curve and self.path.is_file():
+            for point in json.loads(self.path.read_text())["curve"]:
+                if {**point, **self.curve[-1]} == point:
+                    self.curve[-1] = point
+
+    def _seconds(self) -> float:
+        return self.spent_before + time.monotonic() - self.start
+
+
+def _metrics(point: dict[str, Any]) -> dict[str, float]:
+    """The validation's metrics in a point of the curve."""
+    return {name: value for name, value in point.items() if "/" in name}
+
+
+def _validation_due(runner) -> bool:
+    """Whether mmengine validates after the epoch that was last trained."""
+    loop, epoch = runner.train_loop, runner.epoch
+    if runner.val_loop is None or epoch < loop.val_begin:
+        return False
+    return epoch % loop.val_interval == 0 or epoch == loop.max_epochs
+
+
+def _peak_gpu_memory() -> float | None:
+    """MiB that torch allocated at most on this process's GPU; None without one."""
+    if not torch.cuda.is_available():
+        return None
+    return torch.cuda.max_memory_allocated() / 2**20

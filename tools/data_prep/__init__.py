@@ -1,1 +1,1 @@
-"""Makers of the two generated data sets; `tools/prepare_data.py` is their command line."""
+"""Makers and checkers of data sets; `tools/prepare_data.py` is their command line."""

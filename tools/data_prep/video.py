@@ -14,6 +14,7 @@ Video number i of a split depends on (seed, split, i, side, frames) alone.
 """
 
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -59,26 +60,41 @@ def prepare(
     Returns:
         False if the complete set was there already.
     """
-    if side not in SIDES:
-        raise ValueError(f"--video-size must be one of {SIDES}, got {side}")
-    if frames < 8:
-        raise ValueError(f"--video-frames must be at least 8, got {frames}")
+    check_size(side, frames)
     parameters = dict(
         kind="digits_video", version=VERSION, seed=seed, counts=counts, side=side, frames=frames
     )
     if store.open_folder(folder, parameters, overwrite=overwrite):
         return False
-    files, texts = {}, {"classes.txt": "\n".join((*CLASSES, "")).encode()}
+    make = partial(make_video, seed=seed, side=side, frames=frames)
+    build(folder, parameters, make, CLASSES, workers=workers)
+    return True
+
+
+def check_size(side: int, frames: int) -> None:
+    """Raises ValueError for a size that cannot be made."""
+    if side not in SIDES:
+        raise ValueError(f"--video-size must be one of {SIDES}, got {side}")
+    if frames < 8:
+        raise ValueError(f"--video-frames must be at least 8, got {frames}")
+
+
+def build(
+    folder: Path, parameters: dict, make: Callable, classes: tuple[str, ...], *, workers: int
+) -> None:
+    """Makes both splits by `make(index, split=...)`, their lists, and the manifest."""
+    files, texts = {}, {"classes.txt": "\n".join((*classes, "")).encode()}
     for split in digits.SPLITS:
-        make = partial(make_video, split=split, seed=seed, side=side, frames=frames)
-        records, made = store.build_split(folder, split, counts[split], make, workers=workers)
+        count = parameters["counts"][split]
+        records, made = store.build_split(
+            folder, split, count, partial(make, split=split), workers=workers
+        )
         files.update(made)
         texts[f"{split}.txt"] = "".join(
             f"{record['file']} {record['label']}\n" for record in records
         ).encode()
         texts[f"{split}_samples.json"] = store.dump_json([record["samples"] for record in records])
     store.finish(folder, parameters, files, texts)
-    return True
 
 
 def make_video(

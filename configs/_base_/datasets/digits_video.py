@@ -21,7 +21,7 @@ test_pipeline = [
 
 # workers that start with each epoch are seeded anew, so a resumed run sees the same clips
 train_dataloader = dict(
-    batch_size=12,
+    batch_size=24,
     num_workers=1,
     persistent_workers=False,
     drop_last=True,

@@ -1,0 +1,1 @@
+_base_ = ['./fcos_r50_fpn_voc_fp32.py', '../_base_/int8.py']

@@ -1,0 +1,1 @@
+_base_ = ['./retinanet_r50_fpn_digits_fp32.py', '../_base_/int8.py']

@@ -1,0 +1,157 @@
+"""Times the fused glue ops on one activation, in GB/s of what they must read and write.
+
+    python tools/bench_glue.py --size 16,256,56,56 --dtype bf16 --threads 2
+
+Each op is compared with the reference on the very tensors before it is timed. All take turns;
+times are medians. The yardstick is a plain copy on the same machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from bench import allocator, machine  # noqa: E402
+from bench.operands import DTYPES  # noqa: E402
+from bench.timing import Clock, take_turns  # noqa: E402
+from common.provenance import provenance, warn_if_busy, write_json  # noqa: E402
+from daq_mm import ops  # noqa: E402
+from daq_mm.ops import reference_glue  # noqa: E402
+from daq_mm.ops.glue import RELU  # noqa: E402
+from daq_mm.ops.layout import channels_last_format  # noqa: E402
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Command line of this tool."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    # fmt: off
+    add("--size", default="16,256,56,56", help="N,C,*spatial of the activation")
+    add("--dtype", default="bf16", choices=DTYPES, help="of the float tensors")
+    add("--threads", type=int, default=None, help="default: as torch chooses")
+    add("--repeats", type=int, default=7, help="samples of each op, default 7")
+    add("--min-time", type=float, default=0.15, help="seconds of an op's samples together")
+    add("--json", type=Path, help="write records and provenance here")
+    # fmt: on
+    args = parser.parse_args(argv)
+    try:
+        args.size = [int(n) for n in args.size.split(",")]
+    except ValueError:
+        parser.error(f"--size {args.size!r}: expected N,C,H,W or N,C,D,H,W")
+    if len(args.size) not in (4, 5) or min(args.size) < 1:
+        parser.error(f"--size {args.size}: expected 4 or 5 numbers of at least 1")
+    return args
+
+
+class Case:
+    """One call of an op: what runs, the reference on the same tensors, bytes it moves."""
+
+    def __init__(self, op: str, args: tuple, keywords: dict, moves: list[torch.Tensor]) -> None:
+        self.run: Callable[[], object] = lambda: getattr(ops, op)(*args, **keywords)
+        self.reference = lambda: getattr(reference_glue, op)(*args, *keywords.values())
+        self.inputs = moves
+
+    def check(self) -> None:
+        """Raise AssertionError unless the op and the reference agree; long sums to 1e-5."""
+        got, expected = self.run(), self.reference()
+        got, expected = ([t] if isinstance(t, torch.Tensor) else t for t in (got, expected))
+        for a, b in zip(got, expected, strict=True):
+            sums = a.dtype == torch.float64
+            atol = 1e-5 * b.abs().max().item() if sums else 0
+            torch.testing.assert_close(a, b, rtol=0, atol=atol)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the large tensors that the op reads and writes."""
+        results = self.run()
+        results = [results] if isinstance(results, torch.Tensor) else results
+        return sum(t.numel() * t.element_size() for t in (*self.inputs, *results))
+
+
+def cases(size: list[int], dtype: torch.dtype) -> dict[str, Case]:
+    """The ops as ResNet's blocks call them."""
+    last = channels_last_format(len(size) - 2)
+    y, residual, g, g2 = (
+        torch.randn(size).to(dtype).contiguous(memory_format=last) for _ in range(4)
+    )
+    channels = size[1]
+    stats = ops.stats_of(y)
+    affine = [torch.rand(channels), torch.randn(channels), stats[0].float() * 0]
+    affine.append(torch.ones(channels))
+    settings = dict(act=RELU, want_out=False, want_q=True, allow_unsigned=True, want_codes=True)
+    joined = {**settings, "want_out": True}
+    *_, codes, grid, mask = ops.norm_act_forward(y, stats, *affine, None, **settings)
+    statistics = torch.zeros(channels), torch.ones(channels)
+    backward = (g, mask, codes, grid, torch.rand(3, channels))
+    from_gz = (g, None, *backward[2:])
+    threshold = ops.norm_backward_maxima(*backward)[:-1]
+    nearest = dict(threshold=threshold, seed=None)
+    random = dict(threshold=threshold, seed=torch.tensor([7]))
+    reduce_args = (g, None, mask, codes, grid, *statistics)
+    joined_args = (g, g2, mask, codes, grid, *statistics)
+    return {
+        "stats_of": Case("stats_of", (y,), {}, [y]),
+        "forward: q, codes, mask": Case(
+            "norm_act_forward", (y, stats, *affine, None), settings, [y]
+        ),
+        "forward: residual, out, q, codes, mask": Case(
+            "norm_act_forward", (y, stats, *affine, residual), joined, [y, residual, y]
+        ),
+        "reduce": Case("norm_act_reduce", reduce_args, dict(want_gz=False), [g, mask, codes]),
+        "reduce: g2, gz": Case(
+            "norm_act_reduce", joined_args, dict(want_gz=True), [g, g2, mask, codes]
+        ),
+        "maxima": Case("norm_backward_maxima", backward, {}, [g, mask, codes]),
+        "maxima of gz": Case("norm_backward_maxima", from_gz, {}, [g, codes]),
+        "quantize": Case("norm_backward_quantize", backward, nearest, [g, mask, codes]),
+        "quantize: random": Case("norm_backward_quantize", backward, random, [g, mask, codes]),
+        "apply": Case("norm_backward_apply", backward, {}, [g, mask, codes]),
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the tool; 1 if an op's result is wrong."""
+    args = parse_args(argv)
+    setting = allocator.configure("heap")
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    warn_if_busy()
+    of_op = cases(args.size, DTYPES[args.dtype])
+    for name, case in of_op.items():
+        try:
+            case.check()
+        except AssertionError as error:
+            print(f"FAILED {name}: {error}", file=sys.stderr)
+            return 1
+    bandwidth = machine.copy_bandwidth(torch.device("cpu"))
+    summaries = take_turns(
+        {name: case.run for name, case in of_op.items()},
+        repeats=args.repeats,
+        min_time=args.min_time,
+        clock=Clock("cpu"),
+    )
+    print(f"{args.size} {args.dtype}, {torch.get_num_threads()} threads, ", end="")
+    print(f"{ops.cpu_capability()}; copy: {bandwidth:.0f} GB/s\n")
+    print("| op | ms | GB/s |\n| --- | --- | --- |")
+    records = []
+    for name, case in of_op.items():
+        gbps = case.bytes / summaries[name].median_s / 1e9
+        records.append({"op": name, "bytes": case.bytes, "gbps": gbps, **summaries[name].fields()})
+        print(f"| {name} | {summaries[name].median_s * 1e3:.2f} | {gbps:.1f} |")
+    if args.json:
+        document = {"allocator": setting, "bandwidth_gbps": bandwidth, "records": records}
+        write_json(args.json, {**provenance(vars(args)), **document})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""Reads records into a table of runs, and fingerprints them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from common.errors import UsageError
+from common.schema import read_record
+
+#: What a row of the summary is about, besides recipe and label.
+KEYS = ["task", "network", "dataset", "variant"]
+
+#: Nested fields of a record that stay whole in the table of runs.
+WHOLE = ("curve", "machine", "versions")
+
+
+def record_files(paths: list[Path]) -> list[Path]:
+    """The records in folders and the files named.
+
+    Raises:
+        UsageError: a file that does not exist.
+    """
+    files = [
+        f for path in paths for f in (sorted(path.glob("*.json")) if path.is_dir() else [path])
+    ]
+    missing = [str(f) for f in files if not f.is_file()]
+    if missing:
+        raise UsageError(f"record {missing[0]} does not exist")
+    return files
+
+
+def read_records(paths: list[Path]) -> pd.DataFrame:
+    """One row a finished run.
+
+    Columns: the record's plain fields, `curve`, `machine` and `versions`; `method` (recipe and
+    label); `variant` (the config's overrides as JSON: runs that differ in them are never
+    compared); `settings` (as JSON); `commit` (its sha); `file`.
+
+    Raises:
+        UsageError: no records, a broken one, or two of the same run.
+    """
+    rows = []
+    for file in record_files(paths):
+        try:
+            record = read_record(file)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+        if not record["finished"]:
+            print(f"left out, because unfinished: {file}", file=sys.stderr)
+            continue
+        row = {k: v for k, v in record.items() if k in WHOLE or not isinstance(v, (dict, list))}
+        row["commit"] = record["commit"].get("sha")
+        row["method"] = method_name(record["recipe"], record["label"])
+        row["variant"] = json.dumps(record["options"], sort_keys=True)
+        row["settings"] = json.dumps(record["settings"], sort_keys=True)
+        rows.append({**row, "file": file})
+    if not rows:
+        raise UsageError(f"no finished records in {', '.join(map(str, paths))}")
+    frame = pd.DataFrame(rows)
+    repeated = frame[frame.duplicated([*KEYS, "recipe", "label", "seed"])]
+    if len(repeated):
+        first = repeated.iloc[0]
+        raise UsageError(f"two records of {first.network}, {first.method}, seed {first.seed}")
+    return frame
+
+
+def method_name(recipe: str, label: str) -> str:
+    """How a table names a cell's method: the recipe, and what was changed in it."""
+    return f"{recipe}, {label}" if label else recipe
+
+
+def manifest(frame: pd.DataFrame, folder: Path) -> str:
+    """SHA-256 of each record, as `sha256sum -c` in `folder` reads it."""
+    lines = [
+        f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {os.path.relpath(file, folder)}"
+        for file in sorted(frame.file)
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def changed_records(old: str, new: str) -> list[str]:
+    """Records whose fingerprints differ between two manifests."""
+    before, after = _by_name(old), _by_name(new)
+    return sorted(name for name in before | after if before.get(name) != after.get(name))
+
+
+def _by_name(text: str) -> dict[str, str]:
+    pairs = (line.split("  ", 1) for line in text.splitlines())
+    return {name: digest for digest, name in pairs}

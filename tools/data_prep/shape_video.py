@@ -1,0 +1,76 @@
+"""The shape-video set: the class of a video is the digit in it, whatever the digit's motion.
+
+For networks without a sense of time, such as TSN, which `video`'s classes would ask for what a
+single frame does not show. Each frame by itself is poor, by strokes that are drawn anew in every
+frame, low contrast and noise, so that a network gains by pooling frames. Motions, files and their
+encoding are `video`'s.
+
+Video number i of a split depends on (seed, split, i, side, frames) alone.
+"""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from data_prep import clutter, digits, store, video
+
+VERSION = 2
+CLASSES = tuple("0123456789")
+HEIGHTS = (0.3, 0.5)
+"""Height of the digit as a share of the side."""
+CONTRAST = (0.2, 0.5)
+
+
+def prepare(
+    folder: Path,
+    *,
+    seed: int,
+    counts: dict[str, int],
+    side: int,
+    frames: int,
+    workers: int = 0,
+    overwrite: bool = False,
+) -> bool:
+    """Makes the set in `folder`, or what is missing of it; arguments and result as `video`'s."""
+    video.check_size(side, frames)
+    parameters = dict(
+        kind="digits_shape_video", version=VERSION, seed=seed, counts=counts, side=side
+    )
+    parameters["frames"] = frames
+    if store.open_folder(folder, parameters, overwrite=overwrite):
+        return False
+    make = partial(make_video, seed=seed, side=side, frames=frames)
+    video.build(folder, parameters, make, CLASSES, workers=workers)
+    return True
+
+
+def make_video(
+    index: int, *, split: str, seed: int, side: int, frames: int
+) -> tuple[str, bytes, dict]:
+    """Video number `index` as (file name, AVI bytes, record)."""
+    rng = np.random.default_rng([seed, 30 + digits.SPLITS.index(split), index, side, frames])
+    label = index % len(CLASSES)
+    sample = int(rng.choice(digits.split_indexes(split, seed)[label]))
+    motion = video.MOTIONS[int(rng.integers(len(video.MOTIONS)))]
+    path = video._path(rng, motion, frames) * side
+    name = f"{index:06d}.avi"
+    content = video.encode(_render(rng, path, sample, side))
+    return name, content, dict(file=name, label=label, samples=[sample])
+
+
+def _render(rng: np.random.Generator, path: np.ndarray, sample: int, side: int) -> np.ndarray:
+    """(frames, side, side, 3) uint8; `path` (frames, 2) in pixels."""
+    ground = clutter.background(rng, side, texture=0.04)
+    clutter.add_strokes(rng, ground, int(rng.integers(2, 6)))
+    height = side * rng.uniform(*HEIGHTS)
+    ink = digits.draw_glyph(sample, height=height, angle=float(rng.uniform(-20, 20)))
+    colour = clutter.ink_colour(rng, ground.mean((0, 1)), float(rng.uniform(*CONTRAST)))
+    sigma = rng.uniform(0.03, 0.08)
+    clip = np.empty((len(path), side, side, 3), np.uint8)
+    for number, (x, y) in enumerate(path):
+        alpha = video._on_torus(ink, x, y, side)[..., None]
+        picture = ground + alpha * (colour - ground)
+        clutter.add_strokes(rng, picture, int(rng.integers(1, 5)))
+        clip[number] = clutter.to_bytes(picture, rng.normal(0, sigma, picture.shape))
+    return clip

@@ -1,0 +1,103 @@
+"""One training's process, and the lock that keeps a second one out of its folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import IO, Any
+
+from .cells import Run
+
+TRAIN = Path(__file__).resolve().parents[1] / "train.py"
+
+
+@dataclasses.dataclass
+class Job:
+    """A training that was started: its process, its start and the number of the attempt."""
+
+    run: Run
+    process: subprocess.Popen
+    start: float
+    attempt: int
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self.start
+
+
+def claim(work_dir: Path) -> IO | None:
+    """The lock of a run's work folder; None while another process has it.
+
+    The training inherits the lock: it stays taken for as long as the training or this process
+    lives, so that the trainings of a killed suite are left alone by the next one.
+    """
+    work_dir.mkdir(parents=True, exist_ok=True)
+    lock = open(work_dir / "lock", "a")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        return None
+    return lock
+
+
+def command_of(run: Run, record: Path, work_dir: Path, threads: int) -> list[str]:
+    """The command line of a training that resumes what is in the work folder."""
+    command = [
+        *(sys.executable, str(TRAIN), run.config),
+        *("--recipe", run.recipe, "--seed", str(run.seed), "--threads", str(threads)),
+        *("--work-dir", str(work_dir), "--resume", "--record", str(record)),
+        *("--label", run.label),
+    ]
+    for flag, pairs in (
+        ("--settings", dict(run.settings)),
+        ("--cfg-options", run.config_options()),
+    ):
+        if pairs:
+            command += [flag, *(f"{name}={_argument(value)}" for name, value in pairs.items())]
+    return [*command, "--allow-reference"] if run.allow_reference else command
+
+
+def start(run: Run, record: Path, work_dir: Path, threads: int, lock: IO, attempt: int) -> Job:
+    """Start a training; it takes the lock over."""
+    with lock, open(work_dir / "console.log", "a") as log:
+        process = subprocess.Popen(
+            command_of(run, record, work_dir, threads),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+            pass_fds=(lock.fileno(),),
+        )
+    return Job(run, process, time.monotonic(), attempt)
+
+
+def stop(jobs: list[Job], patience: float = 10) -> None:
+    """End trainings; those that do not heed within `patience` seconds are killed."""
+    for job in jobs:
+        job.process.terminate()
+    for job in jobs:
+        try:
+            job.process.wait(patience)
+        except subprocess.TimeoutExpired:
+            job.process.kill()
+            job.process.wait()
+
+
+def last_words(work_dir: Path) -> str:
+    """The last line that a training wrote, for the report of its failure."""
+    lines = (work_dir / "console.log").read_text(errors="replace").strip().splitlines()
+    return lines[-1][-200:] if lines else "it wrote nothing"
+
+
+def _argument(value: Any) -> str:
+    """A value as mmengine's DictAction reads it back."""
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(map(_argument, value))}]"
+    return str(value)
