@@ -21,7 +21,7 @@ from . import ops
 from .conv import _Int8Mixin, int8_products, observe_gradient, observe_operands
 from .norm import NormState, backward_coefficients, norm_state
 from .ops.layout import channels_last_format
-from .twin import Twin, new_carrier, twin_of
+from .twin import Twin, new_carrier, share_twin, twin_of
 
 Tensor = torch.Tensor
 
@@ -275,10 +275,12 @@ def _quantized_input(x: Tensor, conv: _Int8Mixin) -> tuple[Tensor, Tensor, Tenso
     twin = twin_of(x, allow_unsigned=allow_unsigned)
     if twin is None:
         q_x, x_qparams = ops.quantize_x(x.detach(), allow_unsigned=allow_unsigned)
+        share_twin(x, q_x, x_qparams, allow_unsigned=allow_unsigned)
         source, exact = x, x
     else:
         q_x, x_qparams = twin.quantized(x)
-        source, exact = twin.source(x), twin.exact
+        source = twin.source(x)
+        exact = twin.exact if twin.is_only_value else x
     if conv.observer is not None and exact is not None:
         observe_operands(conv.observer, exact, conv.weight, q_x, x_qparams, conv.config)
     return source, q_x, x_qparams

@@ -44,6 +44,6 @@ def fused_bound(dtype, units: int, *, coded: bool) -> float:
     return units * (2 * FLIPPED_TIES + rounding + (CODED_OUTPUT if coded else 0.0))
 
 
-#: Sums of the fused glue, relative to the sum of magnitudes: a product and a chain of 8 additions
-#: in float32 (9 roundings of 2**-24), and one more for what float64 adds to it.
-FLOAT32_CHUNK_SUM = 10 * 2.0**-24
+#: Sums of the fused glue, relative to the sum of magnitudes: a product and chains of 8 values and
+#: of 4 such sums in float32 (1 + 7 + 3 roundings of 2**-24), and one more for what float64 adds.
+FLOAT32_CHUNK_SUM = 12 * 2.0**-24

@@ -117,6 +117,30 @@ DAQ_MM_INLINE void add_to(double* sums, __m512 v) {
   _mm512_storeu_pd(sums + 8, _mm512_add_pd(_mm512_loadu_pd(sums + 8), high));
 }
 
+// Statistics of a few tiles: sums in float32, which go to double every kTilesInFloat tiles.
+struct RunningStats {
+  static constexpr int64_t kTilesInFloat = 4;
+  alignas(64) float sum[kMaxVectors * kVector] = {};
+  alignas(64) float squares[kMaxVectors * kVector] = {};
+  const LaneStats& to;
+  int64_t vectors;
+  int64_t tiles = 0;
+
+  RunningStats(const LaneStats& stats, int64_t panel_vectors)
+      : to(stats), vectors(panel_vectors) {}
+
+  // Called after each tile; `last` after the last one.
+  DAQ_MM_INLINE void next_tile(bool last) {
+    if (++tiles % kTilesInFloat != 0 && !last) return;
+    for (int64_t lane = 0; lane < vectors * kVector; lane += kVector) {
+      add_to(to.sum + lane, _mm512_load_ps(sum + lane));
+      add_to(to.squares + lane, _mm512_load_ps(squares + lane));
+      _mm512_store_ps(sum + lane, _mm512_setzero_ps());
+      _mm512_store_ps(squares + lane, _mm512_setzero_ps());
+    }
+  }
+};
+
 // Statistics of a tile's pixels for one vector of lanes: at most 8 pixels in float32.
 struct Moments {
   __m512 sum, squares;
@@ -129,16 +153,17 @@ struct Moments {
   DAQ_MM_INLINE void take(__m512i sums, __m512 y) {
     const __m512 stored = as_stored<kOut>(y);
     sum = _mm512_add_ps(sum, stored);
-    squares = _mm512_add_ps(squares, _mm512_mul_ps(stored, stored));
+    squares = _mm512_fmadd_ps(stored, stored, squares);
     least = _mm512_min_epi32(least, sums);
     most = _mm512_max_epi32(most, sums);
   }
 
-  DAQ_MM_INLINE void add_into(const LaneStats& stats, int64_t lane) const {
-    add_to(stats.sum + lane, sum);
-    add_to(stats.squares + lane, squares);
-    int32_t* least_at = stats.least + lane;
-    int32_t* most_at = stats.most + lane;
+  DAQ_MM_INLINE void add_into(RunningStats& stats, int64_t lane) const {
+    _mm512_store_ps(stats.sum + lane, _mm512_add_ps(sum, _mm512_load_ps(stats.sum + lane)));
+    _mm512_store_ps(stats.squares + lane,
+                    _mm512_add_ps(squares, _mm512_load_ps(stats.squares + lane)));
+    int32_t* least_at = stats.to.least + lane;
+    int32_t* most_at = stats.to.most + lane;
     _mm512_storeu_si512(least_at, _mm512_min_epi32(least, _mm512_loadu_si512(least_at)));
     _mm512_storeu_si512(most_at, _mm512_max_epi32(most, _mm512_loadu_si512(most_at)));
   }

@@ -81,8 +81,8 @@ DAQ_MM_INLINE void store_column(const Tile& tile, const BlockTask& task, const i
 // The same with statistics of what is stored.
 template <OutKind kOut, bool kBias, int C, typename Tile, int... P>
 DAQ_MM_INLINE void store_column_with_stats(const Tile& tile, const BlockTask& task,
-                                           const int64_t* out_at, int64_t pixels,
-                                           Indices<P...>) {
+                                           RunningStats& stats, const int64_t* out_at,
+                                           int64_t pixels, Indices<P...>) {
   const int64_t lanes = task.lanes - C * kVector;
   if (lanes <= 0) return;
   const auto column = load_column<kOut, kBias>(task.finish, C * kVector);
@@ -103,27 +103,29 @@ DAQ_MM_INLINE void store_column_with_stats(const Tile& tile, const BlockTask& ta
   } else {
     ((P < pixels ? store_one(tile.row[P].v[C], out + out_at[P]) : void()), ...);
   }
-  moments.add_into(*task.stats, C * kVector);
+  moments.add_into(stats, C * kVector);
 }
 
-template <OutKind kOut, bool kSigned, typename Tile, typename Pixels, int... C>
+template <OutKind kOut, typename Tile, typename Pixels, int... C>
 DAQ_MM_INLINE void store_tile(const Tile& tile, const BlockTask& task, const int64_t* out_at,
                               int64_t pixels, Pixels all, Indices<C...>) {
-  if constexpr (!kSigned && kOut != OutKind::kInt32) {
-    if (task.stats != nullptr) {
-      if (task.finish.bias != nullptr) {
-        (store_column_with_stats<kOut, true, C>(tile, task, out_at, pixels, all), ...);
-      } else {
-        (store_column_with_stats<kOut, false, C>(tile, task, out_at, pixels, all), ...);
-      }
-      return;
-    }
-  }
   if (task.finish.bias != nullptr) {
     (store_column<kOut, true, C>(tile, task, out_at, pixels, all), ...);
   } else {
     (store_column<kOut, false, C>(tile, task, out_at, pixels, all), ...);
   }
+}
+
+template <OutKind kOut, typename Tile, int... P, int... C>
+DAQ_MM_INLINE void store_tile_with_stats(const Tile& tile, const BlockTask& task,
+                                         RunningStats& stats, const int64_t* out_at,
+                                         int64_t pixels, Indices<P...> all, Indices<C...>) {
+  if (task.finish.bias != nullptr) {
+    (store_column_with_stats<kOut, true, C>(tile, task, stats, out_at, pixels, all), ...);
+  } else {
+    (store_column_with_stats<kOut, false, C>(tile, task, stats, out_at, pixels, all), ...);
+  }
+  stats.next_tile(pixels <= static_cast<int64_t>(sizeof...(P)));
 }
 
 template <int kPixels, int kVectors>
@@ -156,9 +158,10 @@ DAQ_MM_INLINE void prefetch_next(const BlockTask& task, int64_t p) {
   }
 }
 
-// All pixels of the task, kPixels at a time.
+// All pixels of the task, kPixels at a time; `stats` is null without statistics.
 template <OutKind kOut, bool kSigned, int kVectors, int kPixels, int... P, int... C>
-DAQ_MM_INLINE void run_tiles(const BlockTask& task, Indices<P...> all, Indices<C...> columns) {
+DAQ_MM_INLINE void run_tiles(const BlockTask& task, RunningStats* stats, Indices<P...> all,
+                             Indices<C...> columns) {
   const __m512i sign = _mm512_set1_epi32(static_cast<int32_t>(0x80808080));
   const int64_t steps = task.steps;
   for (int64_t p = 0; p < task.pixels; p += kPixels) {
@@ -176,14 +179,29 @@ DAQ_MM_INLINE void run_tiles(const BlockTask& task, Indices<P...> all, Indices<C
         (multiply_row(tile.row[P], broadcast<kSigned>(row[P] + k, sign), weights, columns), ...);
       }
     }
-    store_tile<kOut, kSigned>(tile, task, task.out_at + p, task.pixels - p, all, columns);
+    if constexpr (!kSigned && kOut != OutKind::kInt32) {
+      if (stats != nullptr) {
+        store_tile_with_stats<kOut>(tile, task, *stats, task.out_at + p, task.pixels - p, all,
+                                    columns);
+        continue;
+      }
+    }
+    store_tile<kOut>(tile, task, task.out_at + p, task.pixels - p, all, columns);
   }
 }
 
 template <OutKind kOut, bool kSigned, int kVectors>
 void run_block(const BlockTask& task) {
   constexpr int kPixels = kVectors == 4 ? 6 : 8;
-  run_tiles<kOut, kSigned, kVectors, kPixels>(task, UpTo<kPixels>{}, UpTo<kVectors>{});
+  if constexpr (!kSigned && kOut != OutKind::kInt32) {
+    if (task.stats != nullptr) {
+      RunningStats stats(*task.stats, kVectors);
+      run_tiles<kOut, kSigned, kVectors, kPixels>(task, &stats, UpTo<kPixels>{},
+                                                  UpTo<kVectors>{});
+      return;
+    }
+  }
+  run_tiles<kOut, kSigned, kVectors, kPixels>(task, nullptr, UpTo<kPixels>{}, UpTo<kVectors>{});
 }
 
 template <OutKind kOut, bool kSigned>

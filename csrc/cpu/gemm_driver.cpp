@@ -249,29 +249,19 @@ struct StatsParts {
     return {sum, sum + lanes, least, least + lanes};
   }
 
-  // The four statistics of one lane, `stride` apart.
-  void combine(int64_t lane, float scale, const float* bias, at::ScalarType type, double* out,
-               int64_t stride) {
+  // Adds up the parts, into the first of them.
+  void combine() {
     const int64_t parts = static_cast<int64_t>(sums.size()) / (2 * lanes);
-    double sum = 0, squares = 0;
-    int32_t least = std::numeric_limits<int32_t>::max();
-    int32_t most = std::numeric_limits<int32_t>::min();
-    for (int64_t part = 0; part < parts; ++part) {
-      const LaneStats s = of(part, lane);
-      sum += *s.sum;
-      squares += *s.squares;
-      least = std::min(least, *s.least);
-      most = std::max(most, *s.most);
+    const LaneStats all = of(0, 0);
+    for (int64_t part = 1; part < parts; ++part) {
+      const LaneStats s = of(part, 0);
+      for (int64_t lane = 0; lane < lanes; ++lane) {
+        all.sum[lane] += s.sum[lane];
+        all.squares[lane] += s.squares[lane];
+        all.least[lane] = std::min(all.least[lane], s.least[lane]);
+        all.most[lane] = std::max(all.most[lane], s.most[lane]);
+      }
     }
-    const auto result = [&](int32_t exact) {
-      float y = static_cast<float>(exact) * scale;
-      if (bias != nullptr) y += *bias;
-      return std::isnan(squares) ? squares : static_cast<double>(rounded_to(type, y));
-    };
-    out[0] = sum;
-    out[stride] = squares;
-    out[2 * stride] = result(least);
-    out[3 * stride] = result(most);
   }
 };
 
@@ -317,13 +307,7 @@ class Gemm {
         work(item, rows, scratch);
       }
     });
-    if (stats_ == nullptr) return;
-    for (int64_t c = 0; c < channels_; ++c) {
-      const int64_t lane = c / group_lanes_ * p_.weights.padded_lanes + c % group_lanes_;
-      stats_parts_.combine(lane, finish_.scale[lane],
-                           finish_.bias.empty() ? nullptr : &finish_.bias[lane], type_, stats_ + c,
-                           channels_);
-    }
+    if (stats_ != nullptr) finish_stats();
   }
 
  private:
@@ -415,6 +399,25 @@ class Gemm {
         store_planes(scratch.data(), kMaxVectors * kVector, item.pixels, block.lanes, element_,
                      rows.out_at.data(), out_, lane, channels_, plane);
       }
+    }
+  }
+
+  // Statistics by channel; the extremes of the sums become those of the results.
+  void finish_stats() {
+    stats_parts_.combine();
+    for (int64_t c = 0; c < channels_; ++c) {
+      const int64_t lane = c / group_lanes_ * p_.weights.padded_lanes + c % group_lanes_;
+      const LaneStats s = stats_parts_.of(0, lane);
+      const auto result = [&](int32_t exact) {
+        float y = static_cast<float>(exact) * finish_.scale[lane];
+        if (!finish_.bias.empty()) y += finish_.bias[lane];
+        // Only a NaN makes a sum of squares NaN.
+        return std::isnan(*s.squares) ? *s.squares : static_cast<double>(rounded_to(type_, y));
+      };
+      stats_[c] = *s.sum;
+      stats_[channels_ + c] = *s.squares;
+      stats_[2 * channels_ + c] = result(*s.least);
+      stats_[3 * channels_ + c] = result(*s.most);
     }
   }
 

@@ -2,7 +2,8 @@
 // after its vectors_*.h, so everything here is in an anonymous namespace and uses no library.
 //
 // Sums: eight pixels of a channel in float32, these in double. The backward loops go along the
-// channels with eight pixels at a time, so that a channel's constants are loaded once for them.
+// channels with eight pixels at a time, so that a channel's constants are loaded once for them. Tasks
+// are copied, so that the compiler sees that no store changes them.
 
 #include "cpu/random_rounding.h"
 
@@ -13,6 +14,11 @@ constexpr int64_t kChunk = 8;  // pixels
 
 inline int64_t chunk_after(int64_t first, int64_t last) {
   return last - first < kChunk ? last - first : kChunk;
+}
+
+// Have the value that is a chunk behind this one fetched, which the processor does not foresee.
+inline void prefetch_next(const void* values, int64_t at, int64_t size, int64_t channels) {
+  __builtin_prefetch(static_cast<const uint8_t*>(values) + (at + kChunk * channels) * size);
 }
 
 // Calls f(c, All) for whole vectors of channels and f(c, Some) for the rest.
@@ -35,7 +41,9 @@ void stats(const void* y, int64_t channels, int64_t first, int64_t last, const S
       Floats sum = set(0), squares = set(0);
       Floats least = load(sums.least + c), most = load(sums.most + c);
       for (int64_t p = 0; p < count; ++p) {
-        const Floats v = load(D{}, y, (pixel + p) * channels + c, which);
+        const int64_t at = (pixel + p) * channels + c;
+        prefetch_next(y, at, D::kSize, channels);
+        const Floats v = load(D{}, y, at, which);
         sum = add(sum, v);
         squares = add(squares, mul(v, v));
         least = smaller(v, least);
@@ -50,8 +58,9 @@ void stats(const void* y, int64_t channels, int64_t first, int64_t last, const S
 }
 
 template <typename D, bool kResidual>
-void norm_act(const NormActTask& t, int64_t first, int64_t last, uint32_t* magnitude_seen,
+void norm_act(const NormActTask& task, int64_t first, int64_t last, uint32_t* magnitude_seen,
               uint32_t* raw_seen) {
+  const NormActTask t = task;
   const Floats zero = set(0), six = set(6), full = set(255);
   const Floats q_inverse = set(t.q_inverse), high = set(t.q_levels), low = set(-t.q_levels);
   const Ints zero_point = set_int(static_cast<uint32_t>(t.zero_point));
@@ -115,6 +124,7 @@ struct Column {
 template <typename D, YKind kY, typename Which>
 inline Floats y_hat(const GradientTask& t, const Column<kY>& column, int64_t at, Which which) {
   if constexpr (kY == YKind::kCodes) {
+    prefetch_next(t.y, at, 1, t.channels);
     const Floats code = load_bytes(static_cast<const uint8_t*>(t.y) + at, which);
     return add(column.low, mul(code, column.step));
   } else {
@@ -125,6 +135,7 @@ inline Floats y_hat(const GradientTask& t, const Column<kY>& column, int64_t at,
 template <typename D, typename Which>
 inline Floats gradient(const GradientTask& t, int64_t pixel, int64_t c, Which which) {
   const int64_t at = pixel * t.channels + c;
+  prefetch_next(t.g, at, D::kSize, t.channels);
   Floats g = load(D{}, t.g, at, which);
   if (t.g2 != nullptr) g = rounded(D{}, add(g, load(D{}, t.g2, at, which)));
   if (t.mask != nullptr) {
@@ -134,7 +145,8 @@ inline Floats gradient(const GradientTask& t, int64_t pixel, int64_t c, Which wh
 }
 
 template <typename D, YKind kY>
-void reduce(const GradientTask& t, int64_t first, int64_t last, double* sums) {
+void reduce(const GradientTask& task, int64_t first, int64_t last, double* sums) {
+  const GradientTask t = task;
   double* products = sums + glue_width(t.channels);
   for (int64_t pixel = first; pixel < last; pixel += kChunk) {
     const int64_t count = chunk_after(pixel, last);
@@ -164,9 +176,10 @@ void reduce(const GradientTask& t, int64_t first, int64_t last, double* sums) {
 // Calls f(dy rounded to D, pixel, c, which) for all values, and before(c), after(c) around a chunk's
 // pixels of the same channels.
 template <typename D, YKind kY, typename Before, typename F, typename After>
-inline __attribute__((always_inline)) void for_dy(const GradientTask& t, int64_t first,
+inline __attribute__((always_inline)) void for_dy(const GradientTask& task, int64_t first,
                                                   int64_t last, const Before& before, const F& f,
                                                   const After& after) {
+  const GradientTask t = task;
   for (int64_t pixel = first; pixel < last; pixel += kChunk) {
     const int64_t count = chunk_after(pixel, last);
     for_channels(t.channels, [&](int64_t channel, auto which) __attribute__((always_inline)) {
@@ -191,7 +204,8 @@ inline __attribute__((always_inline)) void for_dy(const GradientTask& t, int64_t
 inline __attribute__((always_inline)) void nothing(int64_t) {}
 
 template <typename D, YKind kY>
-void apply(const GradientTask& t, int64_t first, int64_t last) {
+void apply(const GradientTask& task, int64_t first, int64_t last) {
+  const GradientTask t = task;
   for_dy<D, kY>(
       t, first, last, nothing,
       [&](Floats dy, int64_t at, auto which)
@@ -225,7 +239,8 @@ inline Ints hash_inputs(int64_t at, uint32_t seed, Ints ramp_of_strides) {
 }
 
 template <typename D, YKind kY>
-void quantize_dy(const GradientTask& t, int64_t first, int64_t last) {
+void quantize_dy(const GradientTask& task, int64_t first, int64_t last) {
+  const GradientTask t = task;
   const Floats high = set(127), low = set(-127);
   const Ints strides = mul(ramp(), set_int(kHashStride));
   Floats inverse = set(0);
