@@ -1,5 +1,6 @@
 # `make demo`: install, make the data, train FP32 and INT8 twins, print the table.
 # `make test`: install and run the tests. Both build .venv if it is not there.
+# With a GPU: `make test-cuda` (SANITIZE=1: under compute-sanitizer), `make bench-cuda`.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -24,10 +25,15 @@ endif
 
 SOURCES := setup.py $(wildcard csrc/*.h csrc/*.cpp csrc/cpu/* csrc/cuda/*)
 
-.PHONY: demo test lint install data clean help
+# Freed memory goes back at once, so that the sanitizer sees what lies beyond a tensor's end.
+ifdef SANITIZE
+SANITIZER := PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --error-exitcode=9
+endif
+
+.PHONY: demo test test-cuda bench-cuda lint install data clean help
 
 help:
-	@sed -n '1,2p' Makefile; echo "also: make lint | data | install | clean"
+	@sed -n '1,3p' Makefile; echo "also: make lint | data | install | clean"
 
 install: $(VENV)/.built
 
@@ -55,6 +61,12 @@ demo: data
 
 test: install
 	$(BIN)/python -m pytest $(MARKS) $(PYTEST_ARGS)
+
+test-cuda: install
+	$(SANITIZER) $(BIN)/python -m pytest --device cuda tests/test_ops_*.py $(MARKS) $(PYTEST_ARGS)
+
+bench-cuda: install
+	$(BIN)/python tools/cuda_session.py --minutes 60 --steps train train-graph ops train-compile
 
 lint: install
 	$(BIN)/ruff check .

@@ -4,6 +4,9 @@ DAQ_MM_BUILD=auto  CPU kernels; CUDA kernels too where torch has CUDA and nvcc i
              cpu   CPU kernels alone
              cuda  both, and an error if CUDA is missing
              none  no extension: the slow reference runs, and the hook asks before it does
+
+CUDA kernels are compiled for `CUDA_ARCHITECTURES` and, as PTX, for later ones. torch's own
+TORCH_CUDA_ARCH_LIST (e.g. 9.0a) names others, to build faster for the one card at hand.
 """
 
 import os
@@ -25,7 +28,11 @@ CXX_FLAGS = [
     "-Wall",
     "-g0",
 ]
+# The same for nvcc, by its own names. Turing, Ampere (data centre, consumer), Ada, Hopper with its
+# warpgroup instructions; the driver compiles the PTX for whatever comes later.
+NVCC_FLAGS = ["-O3", "-std=c++20", "--fmad=false", "-lineinfo"]
 CUDA_ARCHITECTURES = ("75", "80", "86", "89", "90a")
+CUDA_PTX = "90"
 
 
 def chosen_build() -> str:
@@ -57,8 +64,17 @@ def chosen_build() -> str:
 
 
 def cuda_sources() -> list[str]:
-    """The CUDA sources, as paths relative to this file."""
-    return sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc/cuda").glob("*.cu"))
+    """The CUDA sources (kernels .cu, ops .cpp), as paths relative to this file."""
+    paths = [path for path in (ROOT / "csrc/cuda").iterdir() if path.suffix in (".cu", ".cpp")]
+    return sorted(str(path.relative_to(ROOT)) for path in paths)
+
+
+def gencode_flags() -> list[str]:
+    """nvcc's flags for the architectures; none where TORCH_CUDA_ARCH_LIST lets torch add them."""
+    if os.environ.get("TORCH_CUDA_ARCH_LIST"):
+        return []
+    flags = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in CUDA_ARCHITECTURES]
+    return [*flags, f"-gencode=arch=compute_{CUDA_PTX},code=compute_{CUDA_PTX}"]
 
 
 def extension(build: str) -> dict:
@@ -69,7 +85,8 @@ def extension(build: str) -> dict:
 
     sources = ["csrc/module.cpp"]
     sources += sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc/cpu").glob("*.cpp"))
-    depends = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*.h"))
+    headers = [path for kind in ("*.h", "*.cuh") for path in (ROOT / "csrc").rglob(kind)]
+    depends = sorted(str(path.relative_to(ROOT)) for path in headers)
     options = {
         "name": "daq_mm._C",
         "include_dirs": [str(ROOT / "csrc")],
@@ -78,9 +95,7 @@ def extension(build: str) -> dict:
         "depends": depends,
     }
     if build == "cuda":
-        gencode = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in CUDA_ARCHITECTURES]
-        gencode.append("-gencode=arch=compute_90,code=compute_90")
-        flags = {"cxx": CXX_FLAGS, "nvcc": ["-O3", "-std=c++20", "--fmad=false", *gencode]}
+        flags = {"cxx": CXX_FLAGS, "nvcc": [*NVCC_FLAGS, *gencode_flags()]}
         module = CUDAExtension(
             sources=sources + cuda_sources(), extra_compile_args=flags, **options
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,11 +18,23 @@ from .ops.geometry import ConvGeometry
 from .ops.layout import is_channels_last, weight_format
 from .ops.reference import signed_levels
 from .quantizers import build_quantizer
-from .twin import twin_of
+from .twin import share_twin, twin_of
 
 Tensor = torch.Tensor
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@dataclass
+class Operand:
+    """A convolution's 8-bit input, as its autograd function found it.
+
+    Attributes:
+        q: uint8 (N, Ci, *spatial), channels-last. qparams: float32 (2,) = (step, zero point).
+    """
+
+    q: Tensor | None = None
+    qparams: Tensor | None = None
 
 
 class _Int8Convolution(torch.autograd.Function):
@@ -33,7 +46,7 @@ class _Int8Convolution(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x, w, bias, layer, geometry, out_dtype, q_x, x_qparams):
+    def forward(ctx, x, w, bias, layer, geometry, out_dtype, q_x, x_qparams, found):
         if q_x is None:
             y, q_x, x_qparams = _forward_op(layer.config)(
                 x,
@@ -43,12 +56,12 @@ class _Int8Convolution(torch.autograd.Function):
                 allow_unsigned=layer.config.unsigned_activations,
                 out_dtype=out_dtype,
             )
-            if layer.observer is not None:
-                observe_operands(layer.observer, x, w, q_x, x_qparams, layer.config)
         else:
             y, _ = ops.conv_forward_stats(
                 q_x, x_qparams, w, bias, **geometry, out_dtype=out_dtype, stats=False
             )
+        if found is not None:
+            found.q, found.qparams = q_x, x_qparams
         float_x = None
         if ctx.needs_input_grad[1] and layer.config.grad_weight == "float":
             float_x = x.to(out_dtype)
@@ -99,7 +112,7 @@ class _Int8Convolution(torch.autograd.Function):
             dx if mask[0] else None,
             dw if mask[1] else None,
             db.to(ctx.bias_dtype) if mask[2] else None,
-            *([None] * 5),
+            *([None] * 6),
         )
 
 
@@ -254,6 +267,7 @@ class _Int8Mixin:
 
         Raises:
             TypeError: another dtype. ValueError: sizes or devices that do not fit.
+            RuntimeError: x on CUDA, and this build has no CUDA kernels.
         """
         if self.in_warmup():
             return super().forward(x)
@@ -274,6 +288,7 @@ class _Int8Mixin:
                 f"{type(self).__name__} got x on {x.device}, but its weight is on "
                 f"{self.weight.device}; move both to one device"
             )
+        ops.check_served(x)
         rank = len(self.kernel_size)
         if x.dim() not in (rank + 1, rank + 2) or x.shape[-rank - 1] != self.in_channels:
             raise ValueError(
@@ -316,14 +331,20 @@ class _Int8Mixin:
                 "padding": (0, begin, 0, end),
             }
             x, w = x.unsqueeze(2), w.unsqueeze(2)
-        twin = None
-        if self.config.suits_units():
-            twin = twin_of(x, allow_unsigned=self.config.unsigned_activations)
-        if twin is None:
-            source, q_x, x_qparams = x, None, None
-        else:
+        allow_unsigned, shares = self.config.unsigned_activations, self.config.suits_units()
+        twin = twin_of(x, allow_unsigned=allow_unsigned) if shares else None
+        source, (q_x, x_qparams) = x, (None, None)
+        if twin is not None:
             source, (q_x, x_qparams) = twin.source(x), twin.quantized(x)
-        y = _Int8Convolution.apply(source, w, self.bias, self, geometry, out_dtype, q_x, x_qparams)
+        found = None if torch.compiler.is_compiling() else Operand()
+        y = _Int8Convolution.apply(
+            source, w, self.bias, self, geometry, out_dtype, q_x, x_qparams, found
+        )
+        if found is not None:
+            if twin is None and shares:
+                share_twin(x, found.q, found.qparams, allow_unsigned=allow_unsigned)
+            if self.observer is not None and not (twin is not None and twin.is_only_value):
+                observe_operands(self.observer, x, w, found.q, found.qparams, self.config)
         if twin is not None and not (is_channels_last(x) or is_channels_last(w)):
             y = y.contiguous()
         return y.squeeze(2) if len(self.kernel_size) == 1 else y

@@ -21,7 +21,7 @@ from . import ops
 from .conv import _Int8Mixin, int8_products, observe_gradient, observe_operands
 from .norm import NormState, backward_coefficients, norm_state
 from .ops.layout import channels_last_format
-from .twin import Twin, new_carrier, twin_of
+from .twin import Twin, new_carrier, share_twin, twin_of
 
 Tensor = torch.Tensor
 
@@ -116,6 +116,8 @@ class _Unit(torch.autograd.Function):
                 *(q_x, call.x_qparams, w, gamma, kept_y, grid if in_codes else None),
                 *(kept_mask, mean, invstd),
             )
+        # What is saved is released node by node in the backward pass; what ctx holds is not.
+        call.q_x = call.x_qparams = None
         ctx.call = call
         ctx.x_dtype = x.dtype
         ctx.bias_dtype = None if conv_bias is None else conv_bias.dtype
@@ -142,6 +144,7 @@ class _Unit(torch.autograd.Function):
         gz, sums = ops.norm_act_reduce(g, g2, mask, y, grid, *statistics, want_gz=want_gz)
         if want_gz:
             g, mask = gz, None
+        del g_out, g_carrier, g2, gz  # two of them are large, and not needed any more
         coefficients = backward_coefficients(call.norm, sums, gamma, mean, invstd)
         glue = (g, mask, y, grid, coefficients)
         dx = dw = None
@@ -256,15 +259,16 @@ def fused_unit(
         residual = _channels_last(residual.to(out_dtype))
     out, carrier = _Unit.apply(x, weight, bias, gamma, beta, residual, call)
     result = out if want_out else carrier
+    q, call.q, exact, call.exact = call.q, None, call.exact, None
     if not (want_out and torch.is_inference_mode_enabled()):
         # Inference tensors count no versions, so a change of `out` would go unnoticed.
         Twin(
-            call.q,
+            q,
             call.qparams,
             allow_unsigned=allow_unsigned,
             carrier=carrier,
             x=out,
-            exact=call.exact,
+            exact=exact,
         ).attach(result)
     return result
 
@@ -275,10 +279,12 @@ def _quantized_input(x: Tensor, conv: _Int8Mixin) -> tuple[Tensor, Tensor, Tenso
     twin = twin_of(x, allow_unsigned=allow_unsigned)
     if twin is None:
         q_x, x_qparams = ops.quantize_x(x.detach(), allow_unsigned=allow_unsigned)
+        share_twin(x, q_x, x_qparams, allow_unsigned=allow_unsigned)
         source, exact = x, x
     else:
         q_x, x_qparams = twin.quantized(x)
-        source, exact = twin.source(x), twin.exact
+        source = twin.source(x)
+        exact = twin.exact if twin.is_only_value else x
     if conv.observer is not None and exact is not None:
         observe_operands(conv.observer, exact, conv.weight, q_x, x_qparams, conv.config)
     return source, q_x, x_qparams

@@ -111,6 +111,8 @@ class DAQHook(Hook):
         return ops.backend_of(tensor), ops.kernels_built(tensor.device.type)[1]
 
     def _check_backend(self, model: nn.Module) -> None:
+        if self.allow_reference:
+            ops.allow_reference()
         backend, reason = self._backend(model)
         if backend == "reference" and not self.allow_reference:
             raise RuntimeError(

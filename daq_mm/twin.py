@@ -25,7 +25,8 @@ class Twin:
         qparams: float32 (2,) = (step, zero point), the ones that `quantize_x` would find.
         allow_unsigned: the setting that they were found with.
         carrier: the tensor by which convolutions connect to the autograd graph. Its values are
-            never read; it has the activation's size and dtype on storage of one value.
+            never read; it has the activation's size and dtype on storage of one value. None for
+            the activation itself.
         x: the float activation; None if only q exists, and then x's values must not be read.
         exact: the activation's float values for observers of quantization noise, or None.
     """
@@ -36,7 +37,7 @@ class Twin:
         qparams: Tensor,
         *,
         allow_unsigned: bool,
-        carrier: Tensor,
+        carrier: Tensor | None,
         x: Tensor | None,
         exact: Tensor | None = None,
     ) -> None:
@@ -71,6 +72,8 @@ class Twin:
         no addition of its own; x itself where the two are not of one node any more, as after
         reentrant activation checkpointing.
         """
+        if self.carrier is None:
+            return x
         same = x.requires_grad == self.carrier.requires_grad and x.grad_fn is self.carrier.grad_fn
         return self.carrier if same else x
 
@@ -87,6 +90,14 @@ def twin_of(x: Tensor, *, allow_unsigned: bool) -> Twin | None:
     if twin.is_only_value:
         raise RuntimeError("a fused unit's 8-bit output reached a layer that reads another grid")
     return None
+
+
+def share_twin(x: Tensor, q: Tensor, qparams: Tensor, *, allow_unsigned: bool) -> None:
+    """Keep x's 8-bit form for the next convolution that reads x, as in a residual block with a
+    convolution on its shortcut: it is quantized, and kept for the backward pass, once."""
+    if torch.compiler.is_compiling() or x.is_inference():
+        return
+    Twin(q, qparams, allow_unsigned=allow_unsigned, carrier=None, x=x).attach(x)
 
 
 def move_twin(x: Tensor, copy: Tensor) -> Tensor:

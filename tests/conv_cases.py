@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import random
 
-import pytest
 import torch
 
 from daq_mm import ops
 from daq_mm.ops.layout import channels_last_format
 
-NEEDS_CPU_KERNELS = pytest.mark.skipif(
-    not ops.kernels_built("cpu")[0], reason=ops.kernels_built("cpu")[1]
-)
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 FIXED = {

@@ -62,6 +62,7 @@ def test_constant_rows_have_distances():
 def test_best_clipping():
     on_grid = np.arange(-127, 128)[None] / 127.0  # no threshold below the maximum beats exactness
     assert (families.best_clipping(on_grid, (0.0, 3.0)) == 1).all()
+    assert (families.best_clipping(np.zeros((1, 9)), (0.0,)) == 1).all()
     outlier = np.concatenate([np.random.default_rng(0).uniform(-1, 1, 20_000), [3.0]])[None]
     ratio = families.best_clipping(outlier, (0.0, 12.0))[0]
     assert ratio[0] == pytest.approx(1 / 3, abs=0.021)  # clip the one, refine the many

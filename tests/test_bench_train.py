@@ -156,6 +156,8 @@ def test_tables_of_modes():
         (["--batch", "0"], "--batch must be at least 1"),
         (["--recipe", "papr"], "recipe='papr' is unknown"),
         (["--model", "resnet51", "--modes", "fp32"], "model='resnet51' is unknown"),
+        (["--cuda-graph", "--modes", "fp32"], "--cuda-graph needs --device cuda, not 'cpu'"),
+        (["--cuda-graph", "--profile-layers"], "--profile-layers looks into eager iterations"),
     ],
 )
 def test_bench_train_refuses_bad_arguments(arguments, message, capsys):

@@ -15,6 +15,9 @@ import collect_speed  # noqa: E402
 COMMITTED = (
     (["results/cpu/zen4-2cores/train_resnet50.json"], "results/cpu/zen4-2cores", "speed",
      ["README.md"]),
+    ([f"results/cpu/emr-2cores/ops_{name}.json" for name in
+      ("resnet50", "resnet50_1thread", "mobilenetv2", "retinanet_head")],
+     "results/cpu/emr-2cores", "ops", []),
 )  # fmt: skip
 
 CONDITIONS = {

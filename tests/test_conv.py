@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
 from daq_mm import DAQConv1d, DAQConv2d, DAQConv3d, ops
@@ -398,6 +399,22 @@ def test_autocast(backend, dtype):
     y.backward(torch.randn_like(y))
     assert x.grad.dtype == torch.float32 and layer.weight.grad.dtype == torch.float32
     assert torch.equal(y.float(), layer(x).to(dtype).float())
+
+
+@pytest.mark.skipif(ops.kernels_built("cuda")[0], reason=ops.kernels_built("cuda")[1])
+def test_cuda_without_kernels_is_refused(monkeypatch):
+    # Fake tensors have a device that need not be there, but cannot be filled.
+    monkeypatch.setattr(DAQConv2d, "reset_parameters", lambda self: None)
+    with FakeTensorMode():
+        layer = DAQConv2d(8, 16, 3, device="cuda")
+        x = torch.empty(2, 8, 6, 6, device="cuda")
+        with pytest.raises(RuntimeError, match="no INT8 kernels.*DAQ_MM_BUILD.*allow_reference"):
+            layer(x)
+        ops.allow_reference()
+        try:
+            ops.check_served(x)
+        finally:
+            ops.allow_reference(False)
 
 
 def test_nothing_but_int8_is_saved():

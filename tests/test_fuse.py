@@ -531,3 +531,15 @@ def test_compiled_models_run_unfused_and_right():
     fused.eval()
     bound = fused_bound(torch.float32, 2, coded=False)
     assert difference(fused(x), compiled(x)) < bound
+
+
+def test_input_of_two_convolutions_is_quantized_and_kept_once():
+    plain, _ = pair(lambda: Basic(stride=2))
+    x = torch.randn(2, 16, 8, 8).contiguous(memory_format=LAST).requires_grad_()
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        y = plain(x)
+    in_8_bits = [t for t in saved if t.dtype == torch.uint8 and t.shape == x.shape]
+    assert len(in_8_bits) == 2 and in_8_bits[0].data_ptr() == in_8_bits[1].data_ptr()
+    y.sum().backward()
+    assert x.grad.isfinite().all()

@@ -1,4 +1,4 @@
-"""grad_input on the CPU: the kernels against the reference, bit for bit."""
+"""grad_input: the kernels against the reference, bit for bit."""
 
 import pytest
 import torch
@@ -6,7 +6,6 @@ import torch
 from conv_cases import (
     FIXED,
     FLOATS,
-    NEEDS_CPU_KERNELS,
     assert_same_bits,
     channels_last,
     geometry_of,
@@ -16,8 +15,9 @@ from conv_cases import (
 )
 from daq_mm import ops
 from daq_mm.ops import reference
+from devices import needs_kernels
 
-pytestmark = [NEEDS_CPU_KERNELS, pytest.mark.usefixtures("one_thread")]
+pytestmark = [needs_kernels, pytest.mark.usefixtures("one_thread")]
 
 
 def operands(case, folded=True):

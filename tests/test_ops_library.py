@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from daq_mm import ops
+from devices import DEVICE
 
 GEOMETRY = ([1, 2], [1, 0, 1, 0], [1, 1], 2)
 
@@ -129,10 +130,11 @@ def test_opcheck(backend, name):
 
 
 def test_backend_is_named():
-    built, reason = ops.kernels_built("cpu")
+    built, reason = ops.kernels_built(DEVICE)
     assert reason
     name = ops.backend_of(torch.zeros(1))
-    assert name == (f"cpu/{ops.cpu_capability()}" if built else "reference")
+    own = f"cpu/{ops.cpu_capability()}" if DEVICE == "cpu" else DEVICE
+    assert name == (own if built else "reference")
     assert ops.backend_of(torch.zeros(1, device="meta")) == "reference"
 
 

@@ -1,4 +1,4 @@
-"""Quantizers of activations, weights and gradients: the CPU kernels against the reference."""
+"""Quantizers of activations, weights and gradients: the kernels against the reference."""
 
 import random
 
@@ -8,8 +8,9 @@ import torch
 from daq_mm import ops
 from daq_mm.ops import reference
 from daq_mm.ops.layout import channels_last_format
+from devices import needs_kernels
 
-pytestmark = pytest.mark.skipif(not ops.kernels_built("cpu")[0], reason=ops.kernels_built("cpu")[1])
+pytestmark = needs_kernels
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 LAYOUTS = ("channels_last", "contiguous", "strided", "transposed")

@@ -1,4 +1,4 @@
-"""update_thresholds: the CPU kernel against the reference, step by step."""
+"""update_thresholds: the kernel against the reference, step by step."""
 
 import pytest
 import torch
@@ -6,8 +6,9 @@ import torch
 from daq_mm import ops
 from daq_mm.ops import reference
 from daq_mm.ops.layout import channels_last_format
+from devices import needs_kernels
 
-pytestmark = pytest.mark.skipif(not ops.kernels_built("cpu")[0], reason=ops.kernels_built("cpu")[1])
+pytestmark = needs_kernels
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 SETTINGS = dict(mcs=True, decay=0.2, gain=0.8, cap=False, gaussian_above=0.3, interval=3)

@@ -202,19 +202,16 @@ def test_one_frame_does_not_tell_the_motion(motion):
             assert ((counts - 400) ** 2 / 400).sum() < 33.7
 
 
-def test_motions_differ_over_time():
-    """The sign of the first step tells right from left, the turning sense the circles."""
+def test_motions_go_their_way():
+    """Every step has an allowed speed and the angle that the motion is named after."""
     rng = np.random.default_rng(0)
-
-    def steps(motion):
+    for motion, expected in zip(video.MOTIONS, video.ANGLES, strict=True):
         path = np.stack([video._path(rng, motion, 16) for _ in range(50)])
-        return (np.diff(path, axis=1) + 0.5) % 1.0 - 0.5
-
-    assert (steps("right")[..., 0] > 0).all() and (steps("left")[..., 0] < 0).all()
-    for motion, sign in (("clockwise", 1), ("counter_clockwise", -1)):
-        step = steps(motion)
-        turn = step[:, :-1, 0] * step[:, 1:, 1] - step[:, :-1, 1] * step[:, 1:, 0]
-        assert (np.sign(turn) == sign).all()
+        steps = (np.diff(path, axis=1) + 0.5) % 1.0 - 0.5
+        speed = np.linalg.norm(steps, axis=-1)
+        assert ((video.SPEED[0] < speed) & (speed < video.SPEED[1])).all()
+        angle = np.rad2deg(np.arctan2(steps[..., 1], steps[..., 0]))
+        assert np.allclose((angle - expected + 180) % 360, 180)
 
 
 @pytest.mark.parametrize(

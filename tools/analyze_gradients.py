@@ -136,7 +136,7 @@ def summarize(records: list[dict[str, Any]], limit: float) -> dict[str, Any]:
         summary[f"median_range_of_tail_probability_{kind}"] = median(
             [s.max() - s.min() for s in spreads]
         )
-    ratios, tails = figures.clipping_ratios(last), figures.probed_tails(last, "channels")
+    ratios, tails = figures.clipping_ratios(last)
     summary["best_clipping"] = {
         family: {f"alpha={alpha:g}": median(ratios[mask, i]) for i, alpha in enumerate(ALPHAS)}
         for family, mask in (("inverted_t", tails <= limit), ("gaussian", tails > limit))

@@ -61,6 +61,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="time no further round after this time; at least one is timed")
     add("--no-memory", action="store_true", help="do not measure peak memory")
     add("--no-time", action="store_true", help="measure memory only")
+    add("--cuda-graph", action="store_true",
+        help="time replays of a CUDA graph of the whole iteration (memory is that of eager ones)")
     add("--profile-layers", action="store_true",
         help="also print where the time goes, by kind of work and by convolution")
     add("--allocator", default="heap", choices=allocator.CHOICES,
@@ -76,6 +78,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
             parser.error(f"--{name.replace('_', '-')} must be at least 1")
     if args.threads is not None and args.threads < 1:
         parser.error("--threads must be at least 1")
+    if args.cuda_graph and args.profile_layers:
+        parser.error("--profile-layers looks into eager iterations: not with --cuda-graph")
     return args
 
 
@@ -88,6 +92,8 @@ class TrainBenchmark:
         if args.threads is not None:
             torch.set_num_threads(args.threads)
         self.device = device_of(args.device)
+        if args.cuda_graph and self.device.type != "cuda":
+            raise ValueError(f"--cuda-graph needs --device cuda, not {args.device!r}")
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
         self.modes = choose(args.modes)
@@ -101,6 +107,7 @@ class TrainBenchmark:
                 f"modes {', '.join(slow)} would run the slow reference: {reason}. To time them "
                 "all the same, add --allow-reference"
             )
+        ops.allow_reference(args.allow_reference)
         self.backend = ops.backend_of(torch.empty(0, device=self.device))
 
     def network(self) -> Network:
@@ -138,6 +145,7 @@ class TrainBenchmark:
     ) -> tuple[dict[str, Any], Trainer | None]:
         """A mode's record, and its trainer if it works."""
         record: dict[str, Any] = {"mode": mode.name, "words": mode.words}
+        record["cuda_graph"] = self.args.cuda_graph
         # A network may fail in one mode in any way (a compiler, an op without bfloat16): that is
         # a result, and the other modes go on. So this is the one broad except of the tools.
         try:
@@ -147,11 +155,16 @@ class TrainBenchmark:
             for other in earlier[:1]:
                 if "error" not in other:
                     check_loss(mode.name, record["first_loss"], other["first_loss"], other["mode"])
+            if self.args.cuda_graph:
+                trainer.capture()
+                replayed = trainer.step().item()
+                check_loss(f"{mode.name}, replayed,", replayed, record["first_loss"], "eager")
         except Exception as error:
             record["error"] = f"{type(error).__name__}: {error}"
             tqdm.write(f"{mode.name} FAILED: {record['error'][:2000]}", file=sys.stderr)
             return record, None
-        trainer.release_gradients()
+        if trainer.graph is None:
+            trainer.release_gradients()
         return record, trainer
 
     def _rounds(self, trainers: dict[str, Trainer]) -> dict[str, list[float]]:
@@ -163,7 +176,8 @@ class TrainBenchmark:
                 break
             for name, trainer in trainers.items():
                 samples[name].append(clock.seconds(trainer.step))
-                trainer.release_gradients()
+                if trainer.graph is None:
+                    trainer.release_gradients()
         return samples
 
     def memory_of(self, mode: Mode) -> dict[str, Any]:

@@ -12,7 +12,7 @@ model = dict(
         type='daq_mm.models.NarrowC3D', base_channels=16, temporal_strides=(1, 2, 2, 2, 1)),
     cls_head=dict(
         type='I3DHead',
-        num_classes=12,
+        num_classes=24,
         in_channels=128,
         spatial_type='avg',
         dropout_ratio=0.2,

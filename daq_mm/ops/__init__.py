@@ -1,7 +1,14 @@
 """The integer ops: one documented function each, dispatched by device (see `reference`)."""
 
 from . import conv, glue, quantize, thresholds  # noqa: F401  (defines the schemas)
-from .backend import backend_of, cpu_capability, kernels_built, set_cpu_capability
+from .backend import (
+    allow_reference,
+    backend_of,
+    check_served,
+    cpu_capability,
+    kernels_built,
+    set_cpu_capability,
+)
 from .composed import composed_backward, composed_forward, sample_thresholds
 from .conv import conv_backward, conv_forward, forward, grad_input, grad_weight
 from .direction import update_direction_threshold
@@ -28,8 +35,10 @@ __all__ = [
     "MAX_INT32_CONTRACTION",
     "MAX_INT32_CONTRACTION_UNSIGNED",
     "ConvGeometry",
+    "allow_reference",
     "backend_of",
     "batch_norm_statistics",
+    "check_served",
     "composed_backward",
     "composed_forward",
     "conv_backward",

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import torch
 
+from . import conv  # noqa: F401  (defines the op that stands for all)
 from ._library import LIBRARY, _load_kernels  # noqa: F401
 
 _KERNELS = _load_kernels()
 
 #: Dispatch keys by device type.
 _KEYS = {"cpu": "CPU", "cuda": "CUDA"}
+
+#: Device types that compiled kernels serve. conv_backward is the last op that a backend gains, so
+#: it stands for all of them.
+_SERVED = frozenset(
+    device_type
+    for device_type, key in _KEYS.items()
+    if torch._C._dispatch_has_kernel_for_dispatch_key("daq_mm::conv_backward", key)
+)
+
+_reference_allowed = False
 
 
 def kernels_built(device_type: str = "cpu") -> tuple[bool, str]:
@@ -26,10 +37,44 @@ def kernels_built(device_type: str = "cpu") -> tuple[bool, str]:
     key = _KEYS.get(device_type)
     if key is None:
         return False, f"daq_mm has no kernels for device type {device_type!r}; allowed: cpu, cuda"
-    # conv_backward is the last op that a backend gains, so it stands for all of them.
-    if torch._C._dispatch_has_kernel_for_dispatch_key("daq_mm::conv_backward", key):
+    if device_type in _SERVED:
         return True, f"daq_mm._C has {key} kernels"
-    return False, f"daq_mm._C was built without {key} kernels (DAQ_MM_BUILD={build_switch()})"
+    missing = f"daq_mm._C was built without {key} kernels (DAQ_MM_BUILD={build_switch()})"
+    if device_type == "cuda":
+        missing += f"; {cuda_remedy()}"
+    return False, missing
+
+
+def cuda_remedy() -> str:
+    """What to do about missing CUDA kernels, in words."""
+    if torch.version.cuda is None:
+        return (
+            f"this torch ({torch.__version__}) has no CUDA either: install one that has, then "
+            "rebuild with DAQ_MM_BUILD=cuda pip install --no-build-isolation -e ."
+        )
+    return (
+        f"rebuild with DAQ_MM_BUILD=cuda pip install --no-build-isolation -e . (needs nvcc of "
+        f"CUDA {torch.version.cuda})"
+    )
+
+
+def allow_reference(allowed: bool = True) -> None:
+    """Let layers on CUDA run the slow reference where that build has no CUDA kernels.
+
+    `DAQHook(allow_reference=True)` calls it. On a CPU, layers run the reference unasked (a first
+    try needs no compiler there), and only the hook refuses it.
+    """
+    global _reference_allowed
+    _reference_allowed = allowed
+
+
+def check_served(tensor: torch.Tensor) -> None:
+    """Raise RuntimeError if a layer would run the reference on CUDA without being allowed to."""
+    if tensor.is_cuda and "cuda" not in _SERVED and not _reference_allowed:
+        raise RuntimeError(
+            f"no INT8 kernels for a tensor on {tensor.device}: {kernels_built('cuda')[1]}. To run "
+            "the slow reference all the same, call daq_mm.ops.allow_reference()"
+        )
 
 
 def build_switch() -> str:

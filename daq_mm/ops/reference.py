@@ -39,6 +39,14 @@ def unsigned_levels(bits: int) -> int:
     return 2**bits - 1
 
 
+def step_of(threshold: Tensor, levels: int) -> Tensor:
+    """threshold / levels in float32, rounded once on every device.
+
+    Divided by a tensor: by a number, PyTorch on CUDA multiplies with the reciprocal.
+    """
+    return threshold / torch.full_like(threshold, levels)
+
+
 def inverse_step(threshold: Tensor, levels: int) -> Tensor:
     """levels / threshold in float32, 0 where that is not a finite number."""
     inverse = torch.full_like(threshold, levels) / threshold
@@ -95,7 +103,7 @@ def quantize_w(w: Tensor, bits: int = 8) -> tuple[Tensor, Tensor]:
     threshold = absolute_maximum(values)
     scaled = torch.nan_to_num(values * inverse_step(threshold, levels), nan=0.0)
     q = torch.round(scaled.clamp(-levels, levels)).to(torch.int8)
-    return q.contiguous(), (threshold / levels).view(1)
+    return q.contiguous(), step_of(threshold, levels).view(1)
 
 
 def quantize_w_folded(
@@ -103,7 +111,7 @@ def quantize_w_folded(
 ) -> tuple[Tensor, Tensor]:
     """See `daq_mm.ops.quantize.quantize_w_folded`."""
     levels = signed_levels(w_bits)
-    g_step = g_threshold.float() / signed_levels(g_bits)
+    g_step = step_of(g_threshold.float(), signed_levels(g_bits))
     folded = w.detach().float() * g_step.view(-1, *([1] * (w.dim() - 1)))
     # (groups, Co / groups, Ci / groups, *kernel): an input channel's threshold spans its group.
     grouped = folded.reshape(groups, w.shape[0] // groups, w.shape[1], -1)
@@ -111,7 +119,7 @@ def quantize_w_folded(
     inverse = inverse_step(threshold, levels)[:, None, :, None]
     scaled = torch.nan_to_num(grouped * inverse, nan=0.0)
     q = torch.round(scaled.clamp(-levels, levels)).to(torch.int8)
-    return q.reshape(w.shape).contiguous(), (threshold / levels).reshape(-1)
+    return q.reshape(w.shape).contiguous(), step_of(threshold, levels).reshape(-1)
 
 
 def uniform_from_index(shape: torch.Size, seed: Tensor) -> Tensor:
@@ -382,7 +390,7 @@ def conv_backward(
         else:
             q_g = quantize_g(g, by_tensor, seed, g_bits)
             q_w, w_step = quantize_w(w, w_bits)
-            step = (by_tensor / g_levels) * w_step
+            step = step_of(by_tensor, g_levels) * w_step
         dx = input_product(q_g, q_w, step, q_x.shape, stride, padding, dilation, groups, x_dtype)
         dx = _in_format(dx, result_format(g, w))
     if output_mask[1]:
@@ -392,7 +400,7 @@ def conv_backward(
             q_x,
             x_qparams,
             q_g,
-            (g_threshold / g_levels).expand(w.shape[0]),
+            step_of(g_threshold, g_levels).expand(w.shape[0]),
             list(w.shape[2:]),
             stride,
             padding,

@@ -54,7 +54,7 @@ def conv_forward_stats(
 def _grid(stats: Tensor) -> Tensor:
     """(low, step) of each channel's 256 grid points from its minimum and maximum, (2, C)."""
     low, high = stats[2].float(), stats[3].float()
-    return torch.stack([low, (high - low) / 255])
+    return torch.stack([low, reference.step_of(high - low, 255)])
 
 
 def _codes(y: Tensor, stats: Tensor) -> Tensor:

@@ -89,12 +89,13 @@ def best_clipping(
     """s / max|g| of the smallest weighted error on real values, (rows, alphas).
 
     The error is sum e^(alpha |g| / max|g|) |g - ghat(s)| with rounding to nearest on 127 levels:
-    the paper's E(s) of the empirical law, without its approximations.
+    the paper's E(s) of the empirical law, without its approximations. Of equal errors the largest
+    threshold counts, so a row of zeros gives 1.
     """
     magnitude = np.abs(values)
     maximum = magnitude.max(-1, keepdims=True)
     magnitude = magnitude / np.where(maximum > 0, maximum, 1)
-    ratios = np.linspace(0, 1, candidates + 1)[1:]
+    ratios = np.linspace(1, 0, candidates + 1)[:-1]
     weights = np.stack([np.exp(alpha * (magnitude - 1)) for alpha in alphas])
     errors = []
     for s in ratios:

@@ -208,7 +208,7 @@ def draw_clipping(records: Records, limit: float, title: str):
     """Where the weighted error of real channels is smallest, by family and alpha."""
     at = last_of(records)
     figure, axis = plt.subplots(figsize=(8, 4.8), layout="constrained")
-    ratios, tails = clipping_ratios(at), probed_tails(at, "channels")
+    ratios, tails = clipping_ratios(at)
     for offset, (family, color) in zip((-0.17, 0.17), FAMILIES.items()):
         mask = (tails > limit) == (family == "Gaussian")
         if not mask.any():
@@ -265,9 +265,15 @@ def probed_tails(records: Records, kind: str) -> np.ndarray:
     )
 
 
-def clipping_ratios(records: Records) -> np.ndarray:
-    """Best threshold over the maximum of all probed channels, (channels, alphas)."""
-    return np.concatenate([record["channels"]["best_clipping"] for record in records])
+def clipping_ratios(records: Records) -> tuple[np.ndarray, np.ndarray]:
+    """(best threshold over the maximum (channels, alphas), tail probability (channels,)).
+
+    Of the probed channels that are not all zeros: those have nothing to clip.
+    """
+    parts = [record["channels"] for record in records]
+    alive = np.concatenate([np.asarray(p["maximum"])[np.asarray(p["probed"])] for p in parts]) > 0
+    ratios = np.concatenate([p["best_clipping"] for p in parts])
+    return ratios[alive], probed_tails(records, "channels")[alive]
 
 
 def product_medians(records: Records, names: list[str], product: str, variant: str) -> np.ndarray:

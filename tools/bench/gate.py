@@ -120,7 +120,7 @@ def check_products(operands: Operands, dtypes: tuple[str, ...]) -> None:
     """
     o, parts = operands, Parts(operands.shape.geometry)
     arguments = o.conv_arguments
-    g_step = o.threshold[:-1] / 127
+    g_step = reference.step_of(o.threshold[:-1], 127)
     for dtype in (torch.int32, *(DTYPES[name] for name in dtypes)):
         y = ops.forward(o.q_x, o.x_qparams, o.q_w, o.w_step, None, **arguments, out_dtype=dtype)
         parts.forward(f"forward to {dtype}", y, o.q_x, o.x_qparams, o.q_w, o.w_step)
@@ -262,13 +262,13 @@ def _check_conv_backward(what: str, o: Operands, name: str) -> None:
         else:
             used = by_tensor
             q_w, w_step = reference.quantize_w(w)
-            step = (by_tensor / 127) * w_step
+            step = reference.step_of(by_tensor, 127) * w_step
         q_g = reference.quantize_g(g[parts.images].cpu(), used.cpu(), None)
         parts.grad_input(f"{what}, grad-input", dx, q_g, q_w, step)
     thresholds = (by_channel if vectorized else by_tensor).expand(w.shape[0]).cpu()
 
     def rows_of_gradient(rows: list[int]) -> tuple[Tensor, Tensor]:
         used = thresholds[rows]
-        return reference.quantize_g(g[:, rows].cpu(), used, None), used / 127
+        return reference.quantize_g(g[:, rows].cpu(), used, None), reference.step_of(used, 127)
 
     parts.grad_weight(f"{what}, grad-weight", dw, o.q_x, o.x_qparams, rows_of_gradient)

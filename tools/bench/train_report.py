@@ -58,6 +58,8 @@ def _time_table(document: Record) -> str:
         f"### {a['model']}, batch {a['batch']}, {a['size']} pixels, {document['threads']} threads, "
         f"{document['backend']}, allocator {document['allocator']['setting']}"
     )
+    if a.get("cuda_graph"):
+        title += ", CUDA graph"
     return f"{title}\n\n{markdown(header, rows)}"
 
 

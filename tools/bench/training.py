@@ -20,6 +20,9 @@ from .networks import Network, inputs_to_memory_format, to_memory_format
 #: weights and the same batch, and neither bfloat16 nor INT8 moves a fresh network's loss by more.
 LOSS_TOLERANCE = 0.25
 
+#: Iterations on the stream of a capture before it, so that libraries have set themselves up there.
+_BEFORE_CAPTURE = 3
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -60,6 +63,8 @@ class Trainer:
             weight_decay=1e-4,
         )
         self.forward = torch.compile(self.module) if mode.compiled else self.module
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.graph_loss: torch.Tensor | None = None
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """The context that the forward pass runs in."""
@@ -74,11 +79,36 @@ class Trainer:
 
     def step(self) -> torch.Tensor:
         """One training iteration; returns the loss before it."""
+        if self.graph is not None:
+            self.graph.replay()
+            return self.graph_loss
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.loss()
         loss.backward()
         self.optimizer.step()
         return loss.detach()
+
+    def capture(self) -> None:
+        """From now on, `step` replays a CUDA graph of a whole iteration, recorded here.
+
+        A graph repeats the device's work without the host's: no Python, no dispatch, and no gaps
+        between kernels. The batch, weights, optimizer state and thresholds stay where they are.
+
+        Raises:
+            RuntimeError: an iteration that waits for the device (a detector that picks boxes on
+                the host), which no graph can hold.
+        """
+        stream = torch.cuda.Stream(self.device)
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(_BEFORE_CAPTURE):
+                self.step()
+            self.release_gradients()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            loss = self.step()
+        self.graph, self.graph_loss = graph, loss
 
     def release_gradients(self) -> None:
         """Free what the next iteration would free first."""

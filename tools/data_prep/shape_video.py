@@ -15,7 +15,7 @@ import numpy as np
 
 from data_prep import clutter, digits, store, video
 
-VERSION = 1
+VERSION = 2
 CLASSES = tuple("0123456789")
 HEIGHTS = (0.3, 0.5)
 """Height of the digit as a share of the side."""

@@ -3,14 +3,12 @@
 Classes are `SHAPES` x `MOTIONS`. No frame by itself tells the motion, by construction: frames are a
 torus (what leaves on one side comes back on the other) and the place of the digit is
 
-    right / left                        (x0 ± v t, y0)                            mod side
-    clockwise / counter_clockwise       (x0 + r cos(±w t + f), y0 + r sin(±w t + f)) mod side
+    (x0 + v t cos f, y0 + v t sin f) mod side,    f one of twelve directions, 30 degrees apart
 
 with x0, y0 uniform on the torus. A uniform start plus any shift is uniform again, so for each frame
-t the place has the same law (uniform) for all motions; speed, phase, radius, sample, size,
-contrast, background and distractors are drawn in the same way for every class. Files are Motion
-JPEG, which codes each frame by itself, so compression leaves no trace of the motion in a frame.
-`video_check` measures it.
+t the place has the same law (uniform) for all motions; speed, sample, size, contrast, background
+and distractors are drawn in the same way for every class. Files are Motion JPEG, which codes each
+frame by itself, so compression leaves no trace of the motion in a frame. `video_check` measures it.
 
 Video number i of a split depends on (seed, split, i, side, frames) alone.
 """
@@ -25,9 +23,11 @@ import numpy as np
 
 from data_prep import clutter, digits, store
 
-VERSION = 1
-SHAPES = (0, 4, 7)
-MOTIONS = ("right", "left", "clockwise", "counter_clockwise")
+VERSION = 2
+SHAPES = (0, 1)
+ANGLES = tuple(range(0, 360, 30))
+"""Degrees clockwise from the right, of the directions of motion."""
+MOTIONS = tuple(f"{angle}_degrees" for angle in ANGLES)
 CLASSES = tuple(f"{shape}_{motion}" for shape in SHAPES for motion in MOTIONS)
 FPS = 10
 QUALITY = 85
@@ -35,9 +35,7 @@ QUALITY = 85
 SIDES = (56, 64, 80, 96, 112, 128)
 """Sides in pixels that decord 0.6 decodes exactly; it fails on some others, such as 48."""
 SPEED = (0.045, 0.085)
-"""Pixels a frame as a share of the side, along the path, for all motions alike."""
-RADIUS = (0.13, 0.22)
-"""Radius of the circular paths as a share of the side."""
+"""Pixels a frame as a share of the side, for all motions alike."""
 HEIGHTS = (0.4, 0.55)
 """Height of the digit as a share of the side."""
 
@@ -115,17 +113,10 @@ def make_video(
 def _path(rng: np.random.Generator, motion: str, frames: int) -> np.ndarray:
     """(frames, 2) places x, y as shares of the side; y points down."""
     start = rng.uniform(0, 1, 2)
-    speed, radius = rng.uniform(*SPEED), rng.uniform(*RADIUS)
-    phase = rng.uniform(0, 2 * np.pi)
-    time = np.arange(frames)
-    if motion in ("right", "left"):
-        sign = 1 if motion == "right" else -1
-        shift = np.stack([sign * speed * time, np.zeros(frames)], axis=1)
-    else:
-        sign = 1 if motion == "clockwise" else -1  # y points down: growing angles are clockwise
-        angle = sign * speed / radius * time + phase
-        shift = radius * np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    return (start + shift) % 1.0
+    speed = rng.uniform(*SPEED)
+    angle = np.deg2rad(ANGLES[MOTIONS.index(motion)])  # y points down: clockwise
+    direction = np.array([np.cos(angle), np.sin(angle)])
+    return (start + speed * np.arange(frames)[:, None] * direction) % 1.0
 
 
 def _render(rng: np.random.Generator, path: np.ndarray, sample: int, side: int) -> np.ndarray:

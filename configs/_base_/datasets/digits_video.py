@@ -1,5 +1,5 @@
 # Generated videos of moving handwritten digits: `python tools/prepare_data.py video`.
-# 12 classes: the digits 0, 4, 7 moving right, left, clockwise or counter-clockwise.
+# 24 classes: the digits 0 and 1 moving in one of twelve directions.
 dataset_type = 'VideoDataset'
 data_root = 'data/digits_video/'
 

@@ -1,6 +1,7 @@
-# 3 epochs of SGD: linear warm-up, then one cosine, stepped each iteration.
+# 3 epochs of AdamW: linear warm-up, then one cosine to nearly 0, stepped each iteration; from
+# scratch it gets further than SGD in so few iterations.
 max_epochs = 3
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=1)
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=max_epochs)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 
@@ -9,7 +10,7 @@ param_scheduler = [
     dict(
         type='CosineAnnealingLR',
         T_max=max_epochs,
-        eta_min=1e-4,
+        eta_min=2e-5,
         by_epoch=True,
         begin=0,
         end=max_epochs,
@@ -17,5 +18,5 @@ param_scheduler = [
 ]
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='SGD', lr=0.03, momentum=0.9, weight_decay=1e-4),
+    optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.02),
     clip_grad=dict(max_norm=10, norm_type=2))

@@ -1,0 +1,130 @@
+// Launch functions of the three integer products and what they need around them. Pointers are
+// device memory; nothing here synchronizes, allocates or reads results back. The caller allocates
+// the workspace that a plan asks for (256-byte aligned) and may reuse it in stream order.
+//
+//   forward      y  = float(sum of (q_x - zero point) * q_w) * (x step * w step) [+ bias]
+//   grad-input   dx = float(sum of q_g * q_w) * step
+//   grad-weight  dw = float(sum of (q_x - zero point) * q_g) * (x step * g step of the row)
+//
+// Activations, gradients and results of the first two are channels-last; q_w (Co, Ci / groups,
+// *kernel) is contiguous. Contractions of any length are exact: partial sums of at most
+// kMostInt32Terms products in int32, added as int64.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/conv_sizes.h"
+#include "cuda/primitives/types.h"
+
+namespace daq_mm::cuda {
+
+enum class ResultType : int { kFloat32, kBFloat16, kFloat16, kInt32 };
+
+inline int result_bytes(ResultType type) {
+  return type == ResultType::kFloat32 || type == ResultType::kInt32 ? 4 : 2;
+}
+
+// 255 * 128 * 65536 < 2**31: no int32 sum of so many products overflows.
+constexpr int64_t kMostInt32Terms = 65536;
+
+// Output tiles; rows are positions (forward, grad-input) or output channels (grad-weight).
+enum class TileShape : int { k128x128, k128x64, k64x64 };
+constexpr int kTileShapes = 3;
+inline int tile_rows(TileShape tile) { return tile == TileShape::k64x64 ? 64 : 128; }
+inline int tile_columns(TileShape tile) { return tile == TileShape::k128x128 ? 128 : 64; }
+
+// What positions outside of the image read: 16 bytes of the zero point, then zeros.
+constexpr int64_t kPadBytes = 64;
+
+// Bytes of a row of packed weights (conv_pack.h): whole steps of 64 for the phase with most taps.
+inline int64_t packed_row_bytes(const ConvSizes& s, bool backward) {
+  int64_t taps = s.taps();
+  if (backward) {
+    taps = int64_t{1} * grad_input_most_taps(s, 0) * grad_input_most_taps(s, 1) *
+           grad_input_most_taps(s, 2);
+  }
+  return ceil_div(taps * (backward ? s.co_per_group() : s.ci_per_group()), int64_t{64}) * 64;
+}
+inline int64_t packed_bytes(const ConvSizes& s, bool backward) {
+  return phases(s, backward) * (backward ? s.ci : s.co) * packed_row_bytes(s, backward);
+}
+
+// Statistics of results are taken in two stages: float32 by 128 rows (or a tile's), then float64
+// by chunks of those, then all. Bytes of both stages' scratch memory for `rows` of the first.
+constexpr int64_t kStatisticsRows = 128;
+inline int64_t statistics_chunks(int64_t rows) {
+  const int64_t wanted = ceil_div(rows, int64_t{8});
+  return wanted < 64 ? wanted : 64;
+}
+inline int64_t partial_statistics_bytes(int64_t rows, int64_t channels) {
+  return ceil_div(rows * channels * 16, int64_t{256}) * 256;
+}
+inline int64_t statistics_bytes(int64_t rows, int64_t channels) {
+  return partial_statistics_bytes(rows, channels) + statistics_chunks(rows) * channels * 32;
+}
+
+// How a product is run: chosen by plan_*() from the sizes and the device's processors.
+struct ConvPlan {
+  bool depthwise = false;   // the direct kernels instead of the tiles below
+  TileShape tile = TileShape::k128x128;
+  int64_t splits = 1;       // of the contraction
+  int64_t split_steps = 1;  // a split's length in steps of 64
+
+  // Workspace, in bytes from its start.
+  int64_t packed_at = 0;    // forward, grad-input: int8 weights
+  int64_t sums_at = 0;      // int32: sums of weights (forward) or gradients (grad-weight)
+  int64_t pads_at = 0;      // 64 bytes: what positions outside of the image read
+  int64_t partial_at = 0;   // int32 partial sums, one result-sized block a split
+  int64_t statistics_at = 0;
+  int64_t workspace_bytes = 0;
+};
+
+// Forward's and grad-input's: a plan with given tile and splits (tests), or chosen (tile null).
+struct PlanChoice {
+  TileShape tile;
+  int64_t splits;
+};
+ConvPlan plan_forward(const ConvSizes& sizes, int processors, bool statistics,
+                      const PlanChoice* choice = nullptr);
+ConvPlan plan_grad_input(const ConvSizes& sizes, int processors,
+                         const PlanChoice* choice = nullptr);
+ConvPlan plan_grad_weight(const ConvSizes& sizes, int processors,
+                          const PlanChoice* choice = nullptr);
+
+struct ForwardArguments {
+  const uint8_t* q_x;
+  const float* x_qparams;    // step, zero point
+  const int8_t* q_w;
+  const float* w_step;       // one
+  const float* bias;         // (Co,) or null; not for int32
+  void* y;
+  ResultType type;
+  double* statistics;        // (4, Co) sum, sum of squares, minimum, maximum of y as stored; or null
+};
+void forward(const ForwardArguments& arguments, const ConvSizes& sizes, const ConvPlan& plan,
+             void* workspace, Stream stream);
+
+struct GradInputArguments {
+  const int8_t* q_g;
+  const int8_t* q_w;
+  const float* step;         // (Ci,) if step_by_channel, else one
+  bool step_by_channel;
+  void* dx;
+  ResultType type;
+};
+void grad_input(const GradInputArguments& arguments, const ConvSizes& sizes, const ConvPlan& plan,
+                void* workspace, Stream stream);
+
+struct GradWeightArguments {
+  const uint8_t* q_x;
+  const float* x_qparams;
+  const int8_t* q_g;
+  const float* g_step;       // (Co,)
+  void* dw;
+  ResultType type;
+  bool channels_last;        // dw (Co, *kernel, Ci / groups) instead of (Co, Ci / groups, *kernel)
+};
+void grad_weight(const GradWeightArguments& arguments, const ConvSizes& sizes, const ConvPlan& plan,
+                 void* workspace, Stream stream);
+
+}  // namespace daq_mm::cuda

@@ -1,0 +1,110 @@
+// statistics[s][c] = sum, sum of squares, minimum, maximum over positions of result[position][c].
+// Blocks of 32 channels x 8 rows; float32 within 128 rows (relative error of a sum of magnitudes
+// below 1e-6), float64 beyond.
+
+#include "cuda/conv_statistics.h"
+
+namespace daq_mm::cuda {
+namespace {
+
+constexpr int kChannels = kWarp;
+constexpr int kRows = 8;
+constexpr int kThreads = kChannels * kRows;
+// in [row][4][channels] -> out [chunk][4][channels]; block y is the chunk.
+template <typename in_t>
+DAQ_KERNEL(kThreads, 2)
+void reduce_kernel(Global<const in_t> in, int64_t rows, int64_t channels, Global<double> out) {
+  const Shared<double> shared(0, 4 * kThreads);
+  const int64_t channel = block_x() * kChannels + lane_index();
+  const int64_t per_chunk = ceil_div(rows, grid_y());
+  const int64_t begin = block_y() * per_chunk;
+  const int64_t end = begin + per_chunk < rows ? begin + per_chunk : rows;
+  double sum = 0.0, squares = 0.0;
+  Statistics extremes;
+  if (channel < channels) {
+    for (int64_t row = begin + warp_index(); row < end; row += kRows) {
+      const int64_t at = row * 4 * channels + channel;
+      sum += in.load(at);
+      squares += in.load(at + channels);
+      extremes.low = Statistics::lower(extremes.low,
+                                       static_cast<float>(in.load(at + 2 * channels)));
+      extremes.high = Statistics::higher(extremes.high,
+                                         static_cast<float>(in.load(at + 3 * channels)));
+    }
+  }
+  const int mine = thread_index();
+  shared.store(mine, sum);
+  shared.store(kThreads + mine, squares);
+  shared.store(2 * kThreads + mine, extremes.low);
+  shared.store(3 * kThreads + mine, extremes.high);
+  barrier();
+  if (warp_index() != 0 || channel >= channels) return;
+  for (int row = 1; row < kRows; ++row) {
+    const int at = row * kChannels + lane_index();
+    sum += shared.load(at);
+    squares += shared.load(kThreads + at);
+    extremes.low = Statistics::lower(extremes.low,
+                                     static_cast<float>(shared.load(2 * kThreads + at)));
+    extremes.high = Statistics::higher(extremes.high,
+                                       static_cast<float>(shared.load(3 * kThreads + at)));
+  }
+  const int64_t to = block_y() * 4 * channels + channel;
+  out.store(to, sum);
+  out.store(to + channels, squares);
+  out.store(to + 2 * channels, extremes.low);
+  out.store(to + 3 * channels, extremes.high);
+}
+
+// Each block 128 rows of 32 channels.
+DAQ_KERNEL(kThreads, 2)
+void pass_kernel(Results results, int64_t positions, int64_t channels, Global<float> partial) {
+  const Shared<float> shared(0, 4 * kThreads);
+  const int64_t channel = block_y() * kChannels + lane_index();
+  const int64_t begin = block_x() * kStatisticsRows;
+  const int64_t end =
+      begin + kStatisticsRows < positions ? begin + kStatisticsRows : positions;
+  Statistics mine;
+  if (channel < channels) {
+    for (int64_t row = begin + warp_index(); row < end; row += kRows) {
+      const int64_t at = row * channels + channel;
+      const uint32_t bits = results.wide() ? results.bytes.load_as<uint32_t>(at * 4)
+                                           : results.bytes.load_as<uint16_t>(at * 2);
+      mine.include(result_value(bits, results.type));
+    }
+  }
+  mine.store(shared, thread_index(), kThreads);
+  barrier();
+  if (warp_index() != 0 || channel >= channels) return;
+  for (int row = 1; row < kRows; ++row) {
+    mine.include(Statistics::load(shared, row * kChannels + lane_index(), kThreads));
+  }
+  mine.store(partial, block_x() * 4 * channels + channel, channels);
+}
+
+}  // namespace
+
+void reduce_statistics(void* scratch, int64_t rows, int64_t channels, double* statistics,
+                       Stream stream) {
+  auto* const coarse = reinterpret_cast<double*>(static_cast<uint8_t*>(scratch) +
+                                                 partial_statistics_bytes(rows, channels));
+  const int64_t coarse_rows = statistics_chunks(rows);
+  const int64_t across = ceil_div(channels, int64_t{kChannels});
+  constexpr int64_t kShared = 4 * kThreads * sizeof(double);
+  launch(reduce_kernel<float>, Grid{across, coarse_rows}, kThreads, kShared, stream,
+         Global<const float>(static_cast<const float*>(scratch), rows * 4 * channels), rows,
+         channels, Global<double>(coarse, coarse_rows * 4 * channels));
+  launch(reduce_kernel<double>, Grid{across}, kThreads, kShared, stream,
+         Global<const double>(coarse, coarse_rows * 4 * channels), coarse_rows, channels,
+         Global<double>(statistics, 4 * channels));
+}
+
+void pass_statistics(const Results& results, int64_t positions, int64_t channels, void* scratch,
+                     double* statistics, Stream stream) {
+  const int64_t rows = ceil_div(positions, kStatisticsRows);
+  launch(pass_kernel, Grid{rows, ceil_div(channels, int64_t{kChannels})}, kThreads,
+         4 * kThreads * sizeof(float), stream, results, positions, channels,
+         Global<float>(static_cast<float*>(scratch), rows * 4 * channels));
+  reduce_statistics(scratch, rows, channels, statistics, stream);
+}
+
+}  // namespace daq_mm::cuda

@@ -1,0 +1,68 @@
+// Op daq_mm::forward on CUDA: checks, plan, workspace, launch. The zero point is read by the kernels
+// and not checked: a value other than 0..255 gives wrong numbers, not an error.
+
+#include <torch/library.h>
+
+#include "cuda/op_checks.h"
+#include "cuda/primitives/multiprocessors.h"
+#include "cuda/products.h"
+
+namespace daq_mm::cuda {
+
+at::Tensor forward_cuda(const at::Tensor& q_x, const at::Tensor& x_qparams, const at::Tensor& q_w,
+                        const at::Tensor& w_step, const std::optional<at::Tensor>& bias,
+                        const ConvGeometry& g, at::ScalarType out_dtype, at::MemoryFormat format,
+                        const std::optional<at::Tensor>& statistics, const PlanChoice* choice) {
+  at::Tensor y = empty_results(g.out_size(), q_x.options().dtype(out_dtype),
+                               channels_last_format(g.rank));
+  if (y.numel() == 0) {
+    if (statistics.has_value()) at::Tensor(*statistics).zero_();
+    return y.contiguous(format);
+  }
+  at::Tensor bias_values;
+  if (bias.has_value() && out_dtype != at::kInt) {
+    bias_values = bias->detach().to(at::kFloat).contiguous();
+  }
+  const ConvSizes sizes = conv_sizes(g);
+  const ConvPlan plan =
+      plan_forward(sizes, multiprocessors(), statistics.has_value(), choice);
+  const at::Tensor scratch = workspace(plan.workspace_bytes, q_x.device());
+  ForwardArguments a;
+  a.q_x = q_x.const_data_ptr<uint8_t>();
+  a.x_qparams = x_qparams.const_data_ptr<float>();
+  a.q_w = q_w.const_data_ptr<int8_t>();
+  a.w_step = w_step.const_data_ptr<float>();
+  a.bias = bias_values.defined() ? bias_values.const_data_ptr<float>() : nullptr;
+  a.y = y.mutable_data_ptr();
+  a.type = result_type(out_dtype);
+  a.statistics = statistics.has_value() ? statistics->mutable_data_ptr<double>() : nullptr;
+  forward(a, sizes, plan, scratch.mutable_data_ptr(), current_stream());
+  return y.contiguous(format);
+}
+
+namespace {
+
+at::Tensor forward_op(const at::Tensor& q_x, const at::Tensor& x_qparams, const at::Tensor& q_w,
+                      const at::Tensor& w_step, const std::optional<at::Tensor>& bias,
+                      at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation,
+                      int64_t groups, at::ScalarType out_dtype) {
+  const auto g =
+      ConvGeometry::make(q_x.sizes(), q_w.sizes(), stride, padding, dilation, groups);
+  const at::Device device = q_x.device();
+  check_channels_last(q_x, device, at::kByte, "q_x");
+  check_contiguous(q_w, device, at::kChar, "q_w");
+  check_contiguous(x_qparams, device, at::kFloat, "x_qparams");
+  check_size(x_qparams, {2}, "x_qparams");
+  check_contiguous(w_step, device, at::kFloat, "w_step");
+  check_size(w_step, {1}, "w_step");
+  check_bias(bias, device, g.co);
+  check_out_dtype(out_dtype, true);
+  const DeviceGuard guard(device);
+  return forward_cuda(q_x, x_qparams, q_w, w_step, bias, g, out_dtype,
+                      channels_last_format(g.rank));
+}
+
+}  // namespace
+}  // namespace daq_mm::cuda
+
+DAQ_MM_CUDA_IMPL(m) { m.impl("forward", &daq_mm::cuda::forward_op); }

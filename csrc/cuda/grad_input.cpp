@@ -1,0 +1,52 @@
+// Op daq_mm::grad_input on CUDA: checks, plan, workspace, launch.
+
+#include <torch/library.h>
+
+#include "cuda/op_checks.h"
+#include "cuda/primitives/multiprocessors.h"
+#include "cuda/products.h"
+
+namespace daq_mm::cuda {
+
+at::Tensor grad_input_cuda(const at::Tensor& q_g, const at::Tensor& q_w, const at::Tensor& step,
+                           const ConvGeometry& g, at::ScalarType out_dtype,
+                           at::MemoryFormat format, const PlanChoice* choice) {
+  at::Tensor dx = empty_results(g.x_size(), q_g.options().dtype(out_dtype),
+                                channels_last_format(g.rank));
+  if (dx.numel() == 0) return dx.contiguous(format);
+  const ConvSizes sizes = conv_sizes(g);
+  const ConvPlan plan = plan_grad_input(sizes, multiprocessors(), choice);
+  const at::Tensor scratch = workspace(plan.workspace_bytes, q_g.device());
+  GradInputArguments a;
+  a.q_g = q_g.const_data_ptr<int8_t>();
+  a.q_w = q_w.const_data_ptr<int8_t>();
+  a.step = step.const_data_ptr<float>();
+  a.step_by_channel = step.numel() != 1;
+  a.dx = dx.mutable_data_ptr();
+  a.type = result_type(out_dtype);
+  grad_input(a, sizes, plan, scratch.mutable_data_ptr(), current_stream());
+  return dx.contiguous(format);
+}
+
+namespace {
+
+at::Tensor grad_input_op(const at::Tensor& q_g, const at::Tensor& q_w, const at::Tensor& step,
+                         at::IntArrayRef x_size, at::IntArrayRef stride, at::IntArrayRef padding,
+                         at::IntArrayRef dilation, int64_t groups, at::ScalarType out_dtype) {
+  const auto g = ConvGeometry::make(x_size, q_w.sizes(), stride, padding, dilation, groups);
+  const at::Device device = q_g.device();
+  check_size(q_g, g.out_size(), "q_g");
+  check_channels_last(q_g, device, at::kChar, "q_g");
+  check_contiguous(q_w, device, at::kChar, "q_w");
+  check_contiguous(step, device, at::kFloat, "step");
+  TORCH_CHECK_VALUE(step.dim() == 1 && (step.size(0) == 1 || step.size(0) == g.ci),
+                    "step has size ", step.sizes(), "; expected (", g.ci, ",) or (1,)");
+  check_out_dtype(out_dtype, true);
+  const DeviceGuard guard(device);
+  return grad_input_cuda(q_g, q_w, step, g, out_dtype, channels_last_format(g.rank));
+}
+
+}  // namespace
+}  // namespace daq_mm::cuda
+
+DAQ_MM_CUDA_IMPL(m) { m.impl("grad_input", &daq_mm::cuda::grad_input_op); }

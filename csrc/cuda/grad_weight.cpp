@@ -1,0 +1,61 @@
+// Op daq_mm::grad_weight on CUDA: checks, plan, workspace, launch.
+
+#include <torch/library.h>
+
+#include "cuda/op_checks.h"
+#include "cuda/primitives/multiprocessors.h"
+#include "cuda/products.h"
+
+namespace daq_mm::cuda {
+
+at::Tensor grad_weight_cuda(const at::Tensor& q_x, const at::Tensor& x_qparams,
+                            const at::Tensor& q_g, const at::Tensor& g_step,
+                            const ConvGeometry& g, at::ScalarType out_dtype,
+                            at::MemoryFormat format, const PlanChoice* choice) {
+  at::Tensor dw = empty_results(g.w_size(), q_x.options().dtype(out_dtype), format);
+  if (g.grad_weight_contraction() == 0 || dw.numel() == 0) return dw.zero_();
+  const ConvSizes sizes = conv_sizes(g);
+  const ConvPlan plan = plan_grad_weight(sizes, multiprocessors(), choice);
+  const at::Tensor scratch = workspace(plan.workspace_bytes, q_x.device());
+  GradWeightArguments a;
+  a.q_x = q_x.const_data_ptr<uint8_t>();
+  a.x_qparams = x_qparams.const_data_ptr<float>();
+  a.q_g = q_g.const_data_ptr<int8_t>();
+  a.g_step = g_step.const_data_ptr<float>();
+  a.dw = dw.mutable_data_ptr();
+  a.type = result_type(out_dtype);
+  a.channels_last = format != at::MemoryFormat::Contiguous;
+  grad_weight(a, sizes, plan, scratch.mutable_data_ptr(), current_stream());
+  return dw;
+}
+
+namespace {
+
+at::Tensor grad_weight_op(const at::Tensor& q_x, const at::Tensor& x_qparams,
+                          const at::Tensor& q_g, const at::Tensor& g_step,
+                          at::IntArrayRef kernel_size, at::IntArrayRef stride,
+                          at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups,
+                          at::ScalarType out_dtype) {
+  const at::Device device = q_x.device();
+  check_channels_last(q_x, device, at::kByte, "q_x");
+  check_channels_last(q_g, device, at::kChar, "q_g");
+  TORCH_CHECK_VALUE(groups >= 1, "groups=", groups, " must be at least 1");
+  std::vector<int64_t> w_size{q_g.size(1), q_x.size(1) / groups};
+  w_size.insert(w_size.end(), kernel_size.begin(), kernel_size.end());
+  const auto g = ConvGeometry::make(q_x.sizes(), w_size, stride, padding, dilation, groups);
+  check_size(q_g, g.out_size(), "q_g");
+  check_contiguous(x_qparams, device, at::kFloat, "x_qparams");
+  check_size(x_qparams, {2}, "x_qparams");
+  check_device(g_step, device, "g_step");
+  check_dtype(g_step, at::kFloat, "g_step");
+  check_size(g_step, {g.co}, "g_step");
+  check_out_dtype(out_dtype, true);
+  const DeviceGuard guard(device);
+  return grad_weight_cuda(q_x, x_qparams, q_g, g_step.contiguous(), g, out_dtype,
+                          at::MemoryFormat::Contiguous);
+}
+
+}  // namespace
+}  // namespace daq_mm::cuda
+
+DAQ_MM_CUDA_IMPL(m) { m.impl("grad_weight", &daq_mm::cuda::grad_weight_op); }

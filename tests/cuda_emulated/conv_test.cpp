@@ -1,0 +1,78 @@
+// The products with a tile and a number of splits of the test's choice, and forward's statistics:
+// tests/test_cuda_emulated_conv.py.
+
+#include <ATen/ops/empty.h>
+#include <torch/library.h>
+
+#include "cuda/op_checks.h"
+#include "cuda/products.h"
+
+namespace daq_mm::cuda {
+namespace {
+
+PlanChoice choice_of(int64_t tile, int64_t splits) {
+  return {static_cast<TileShape>(tile), splits};
+}
+
+// tile < 0: the plan's own choice.
+std::tuple<at::Tensor, at::Tensor> forward_with(
+    const at::Tensor& q_x, const at::Tensor& x_qparams, const at::Tensor& q_w,
+    const at::Tensor& w_step, const std::optional<at::Tensor>& bias, at::IntArrayRef stride,
+    at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups, at::ScalarType out_dtype,
+    int64_t tile, int64_t splits) {
+  const auto g =
+      ConvGeometry::make(q_x.sizes(), q_w.sizes(), stride, padding, dilation, groups);
+  const PlanChoice choice = choice_of(tile, splits);
+  std::optional<at::Tensor> statistics;
+  if (out_dtype != at::kInt) statistics = at::empty({4, g.co}, at::kDouble);
+  at::Tensor y =
+      forward_cuda(q_x, x_qparams, q_w, w_step, bias, g, out_dtype, channels_last_format(g.rank),
+                   statistics, tile < 0 ? nullptr : &choice);
+  return {y, statistics.has_value() ? *statistics : at::empty({0}, at::kDouble)};
+}
+
+at::Tensor grad_input_with(const at::Tensor& q_g, const at::Tensor& q_w, const at::Tensor& step,
+                           at::IntArrayRef x_size, at::IntArrayRef stride,
+                           at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups,
+                           at::ScalarType out_dtype, int64_t tile, int64_t splits) {
+  const auto g = ConvGeometry::make(x_size, q_w.sizes(), stride, padding, dilation, groups);
+  const PlanChoice choice = choice_of(tile, splits);
+  return grad_input_cuda(q_g, q_w, step, g, out_dtype, channels_last_format(g.rank), &choice);
+}
+
+at::Tensor grad_weight_with(const at::Tensor& q_x, const at::Tensor& x_qparams,
+                            const at::Tensor& q_g, const at::Tensor& g_step,
+                            at::IntArrayRef kernel_size, at::IntArrayRef stride,
+                            at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups,
+                            at::ScalarType out_dtype, int64_t tile, int64_t splits,
+                            bool channels_last) {
+  std::vector<int64_t> w_size{q_g.size(1), q_x.size(1) / groups};
+  w_size.insert(w_size.end(), kernel_size.begin(), kernel_size.end());
+  const auto g = ConvGeometry::make(q_x.sizes(), w_size, stride, padding, dilation, groups);
+  const PlanChoice choice = choice_of(tile, splits);
+  const auto format =
+      channels_last ? channels_last_format(g.rank) : at::MemoryFormat::Contiguous;
+  return grad_weight_cuda(q_x, x_qparams, q_g, g_step, g, out_dtype, format, &choice);
+}
+
+}  // namespace
+}  // namespace daq_mm::cuda
+
+TORCH_LIBRARY_FRAGMENT(daq_mm_emulated, m) {
+  using namespace daq_mm::cuda;
+  m.def(
+      "forward_with(Tensor q_x, Tensor x_qparams, Tensor q_w, Tensor w_step, Tensor? bias, "
+      "int[] stride, int[] padding, int[] dilation, int groups, ScalarType out_dtype, int tile, "
+      "int splits) -> (Tensor, Tensor)",
+      &forward_with);
+  m.def(
+      "grad_input_with(Tensor q_g, Tensor q_w, Tensor step, int[] x_size, int[] stride, "
+      "int[] padding, int[] dilation, int groups, ScalarType out_dtype, int tile, int splits) "
+      "-> Tensor",
+      &grad_input_with);
+  m.def(
+      "grad_weight_with(Tensor q_x, Tensor x_qparams, Tensor q_g, Tensor g_step, "
+      "int[] kernel_size, int[] stride, int[] padding, int[] dilation, int groups, "
+      "ScalarType out_dtype, int tile, int splits, bool channels_last) -> Tensor",
+      &grad_weight_with);
+}

@@ -1,0 +1,51 @@
+"""estimate_gpu_roofline: what is counted, and that it says it is an estimate."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
+
+import estimate_gpu_roofline as tool  # noqa: E402
+from bench.shapes import parse_shape  # noqa: E402
+
+#: 1000 GB/s, 1 bf16 TFLOP/s, 2 INT8 TOP/s.
+DEVICE = tool.Device("a device", 1000, 1, 2, "a test")
+
+
+def test_a_launch_takes_the_longer_of_bytes_and_arithmetic():
+    assert tool.Launch("copy", 1e9).seconds(DEVICE) == pytest.approx(1e-3)
+    assert tool.Launch("bf16", 1e9, 10**9).seconds(DEVICE) == pytest.approx(2e-3)
+    assert tool.Launch("int8", 1e3, 10**9, int8=True).seconds(DEVICE) == pytest.approx(1e-3)
+
+
+def test_bytes_of_the_flows():
+    shape = parse_shape("2x4x8x8,6x3x3,p1")
+    counts = tool.Counts.of(shape)
+    x, y, w = 2 * 4 * 64, 2 * 6 * 64, 6 * 4 * 9
+    assert (counts.x, counts.y, counts.w, counts.macs) == (x, y, w, y * 4 * 9)
+    moved = {
+        flow: sum(launch.bytes for launch in launches(counts, False))
+        for flow, launches in tool.FLOWS.items()
+    }
+    glue = 26 * y
+    assert moved["bf16 eager"] == 6 * (x + y + w) + glue
+    assert moved["int8 layers"] == 9 * x + 9 * y + 6 * w + glue
+    # norm_act_forward writes q, codes and mask; three passes read gradient, codes and mask.
+    assert moved["int8 fused"] == 4 * x + 4 * y + 6 * w + (4 + 1 / 8) * y + (10 + 3 / 8) * y
+
+
+def test_writes_both_files(tmp_path, monkeypatch, capsys):
+    shapes = [parse_shape("2x4x8x8,6x3x3,p1")]
+    monkeypatch.setattr(tool, "shape_set", lambda name, batch: shapes)
+    assert tool.main(["--batch", "2", "--out", str(tmp_path)]) == 0
+    document = json.loads((tmp_path / "estimate_resnet50_h200.json").read_text())
+    assert "not a measurement" in document["kind"]
+    total = document["totals"]["int8 fused"]["estimated_s"]
+    own = [r for r in document["records"] if r["flow"] == "int8 fused"]
+    assert total == pytest.approx(sum(e["estimated_s"] for e in own[0]["launches"]))
+    text = (tmp_path / "estimate_resnet50_h200.md").read_text()
+    assert text == capsys.readouterr().out.removesuffix("\n")
+    assert text.startswith("# Estimate, not a measurement")
