@@ -44,9 +44,20 @@ struct BatchNormStatistics {
 };
 void batch_norm_statistics(const BatchNormStatistics& arguments, Stream stream);
 
+struct BatchNormCoefficients {
+  const double* sums;  // (2, channels), of norm_act_reduce
+  int64_t channels;
+  double count;
+  FloatData weight;    // or null
+  const float* mean;
+  const float* invstd;
+  float* coefficients;  // (3, channels)
+};
+void norm_backward_coefficients(const BatchNormCoefficients& arguments, Stream stream);
+
 struct NormActForward {
   const void* y;
-  const double* stats;  // (4, channels), for codes, and for q without residual
+  const double* stats;  // (4, channels), for codes, and without residual
   FloatData weight;     // batch norm's, or null
   FloatData bias;
   const float* mean;    // (channels), or null: no norm
@@ -54,10 +65,10 @@ struct NormActForward {
   const void* residual;
   Activation act;
   bool allow_unsigned;
-  uint32_t* extremes;   // kExtremes words of device memory, with q
+  uint32_t* extremes;   // kExtremes words of device memory
   void* out;            // or null; with q and a residual it must be there
   uint8_t* q;           // or null
-  float* qparams;       // (2), with q
+  float* qparams;       // (2)
   uint8_t* codes;       // or null
   float* grid;          // (2, channels), with codes
   uint8_t* mask;        // with an activation

@@ -132,9 +132,9 @@ void reduce_kernel(MaskedGradient<type> gradient, YHat<type> y, Global<const flo
   for (int which = 0; which < 2; ++which) {
     double values[kVector];
     for (int k = 0; k < kVector; ++k) {
-      ChunkedSum& of = which == 0 ? sum[k] : product[k];
-      of.flush();
-      values[k] = of.total;
+      sum[k].flush();
+      product[k].flush();
+      values[k] = which == 0 ? sum[k].total : product[k].total;
     }
     barrier();
     reduce_columns<kVector>(walk, scratch, values, double_sum, [&](int i, double value) {

@@ -1,4 +1,5 @@
-// Forward glue: stats_of, batch_norm_statistics and norm_act_forward of glue.h.
+// Forward glue and batch norm's vectors: stats_of, batch_norm_statistics, norm_act_forward and
+// norm_backward_coefficients of glue.h.
 //
 //   v = y * scale + shift [+ residual], rounded to the float type;  out = act(v)
 //   q = quantize_x(out);  codes: y on its channel's grid;  mask: where act passes a gradient
@@ -56,7 +57,7 @@ DAQ_DEVICE double combined(int which, double a, double b) {
 
 // partials (4, channels, parts), part by part of a column.
 template <FloatType type>
-DAQ_KERNEL(kThreads, 3)
+DAQ_KERNEL(kThreads, 2)
 void stats_kernel(FloatSource<type> y, ColumnWalk walk, bool vectors, Global<double> partials) {
   const ColumnPlace place(walk, vectors);
   ChunkedSum sum[kVector], squares[kVector];
@@ -173,6 +174,23 @@ void batch_norm_kernel(Global<const double> stats, int64_t channels, double coun
   invstd.store(c, infinite ? float_of_bits(kNan) : static_cast<float>(1 / sqrt(variance + eps)));
 }
 
+// dy = a gz + b y + c of batch norm's backward pass, in double.
+DAQ_KERNEL(kThreads, 4)
+void coefficients_kernel(Global<const double> sums, int64_t channels, double count,
+                         AnyFloats weight, Global<const float> mean, Global<const float> invstd,
+                         Global<float> coefficients) {
+  const int64_t i = block_x() * kThreads + thread_index();
+  if (i >= channels) return;
+  const double inverse = invstd.load(i);
+  const double scale = weight.is_null() ? inverse : inverse * static_cast<double>(weight.load(i));
+  const double m1 = sums.load(i) / count, m2 = sums.load(channels + i) / count;
+  const double b = -(scale * inverse * m2);
+  coefficients.store(i, static_cast<float>(scale));
+  coefficients.store(channels + i, static_cast<float>(b));
+  coefficients.store(2 * channels + i,
+                     static_cast<float>(-(scale * m1) - b * static_cast<double>(mean.load(i))));
+}
+
 // ---- norm, residual, activation ----
 
 // scale and shift of a channel.
@@ -264,7 +282,7 @@ DAQ_DEVICE void write_grids(const ForwardMemory<type>& memory, const ColumnWalk&
       memory.grid.store(walk.channels + place.channel + k, codes.step());
     }
   }
-  if (!memory.q.is_null() && block_y() == 0 && thread_index() == 0) {
+  if (!memory.qparams.is_null() && block_y() == 0 && thread_index() == 0) {
     memory.qparams.store(0, divide(grid.threshold, grid.levels));
     memory.qparams.store(1, grid.zero_point);
   }
@@ -278,7 +296,7 @@ void forward_kernel(ForwardMemory<type> memory, ColumnWalk walk, bool vectors, A
   const bool norm = !affine.mean.is_null(), wants_q = !memory.q.is_null();
   const bool wants_codes = !memory.codes.is_null(), has_residual = !memory.residual.is_null();
   Extremes seen;
-  if (wants_q) seen = {memory.extremes.load(0), memory.extremes.load(1)};
+  if (!memory.qparams.is_null()) seen = {memory.extremes.load(0), memory.extremes.load(1)};
   const ActivationGrid grid(seen, memory.allow_unsigned);
   write_grids<type>(memory, walk, place, grid);
   float scale[kVector] = {}, shift[kVector] = {}, low[kVector] = {}, inverse[kVector] = {};
@@ -335,16 +353,16 @@ template <FloatType type>
 void launch_forward(const NormActForward& a, const GlueSize& size, const Affine& affine,
                     Stream stream) {
   const int64_t count = size.count(), channels = size.channels;
-  const bool two_passes = a.q != nullptr && a.residual != nullptr;
+  const bool two_passes = a.residual != nullptr;
   ForwardMemory<type> memory;
   memory.y = source_of<type>({a.y, count, type});
   if (a.residual != nullptr) memory.residual = source_of<type>({a.residual, count, type});
   if (a.stats != nullptr) memory.stats = {a.stats, kStats * channels};
   if (a.out != nullptr) memory.out = target_of<type>(a.out, count);
-  if (a.q != nullptr) memory.extremes = {a.extremes, kExtremes};
-  if (a.q != nullptr) clear(a.extremes, kExtremes * sizeof(uint32_t), stream);
-  if (a.q != nullptr && !two_passes) {
-    memory.q = {a.q, count};
+  memory.extremes = {a.extremes, kExtremes};
+  clear(a.extremes, kExtremes * sizeof(uint32_t), stream);
+  if (!two_passes) {
+    if (a.q != nullptr) memory.q = {a.q, count};
     memory.qparams = {a.qparams, 2};
     launch(predict_extremes<type>, Grid{}, kThreads, kExtremesShared, stream, memory.stats, channels, affine, a.act, memory.extremes);
   }
@@ -359,7 +377,9 @@ void launch_forward(const NormActForward& a, const GlueSize& size, const Affine&
   const bool vectors = all_aligned(size, a.y, a.residual, a.out, a.q, a.codes);
   launch(forward_kernel<type>, columns.grid, kThreads, kExtremesShared, stream, memory,
          ColumnWalk(columns), vectors, affine, a.act);
-  if (two_passes) {
+  if (two_passes && a.q == nullptr) {
+    extremes_to_qparams(a.extremes, a.allow_unsigned, a.qparams, stream);
+  } else if (two_passes) {
     const FloatImage out{{a.out, count, type}, 1, channels, size.rows, true};
     quantize_by_extremes(out, a.allow_unsigned, a.extremes, a.q, a.qparams, stream);
   }
@@ -397,6 +417,14 @@ void batch_norm_statistics(const BatchNormStatistics& a, Stream stream) {
          Running(a.running_mean, a.running_mean_type, a.channels),
          Running(a.running_var, a.running_var_type, a.channels), Global<float>(a.mean, a.channels),
          Global<float>(a.invstd, a.channels));
+}
+
+void norm_backward_coefficients(const BatchNormCoefficients& a, Stream stream) {
+  if (a.channels == 0) return;
+  launch(coefficients_kernel, Grid{(a.channels + kThreads - 1) / kThreads}, kThreads, 0, stream,
+         Global<const double>(a.sums, 2 * a.channels), a.channels, a.count, AnyFloats(a.weight),
+         Global<const float>(a.mean, a.channels), Global<const float>(a.invstd, a.channels),
+         Global<float>(a.coefficients, 3 * a.channels));
 }
 
 void norm_act_forward(const NormActForward& a, const GlueSize& size, Stream stream) {

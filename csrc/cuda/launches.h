@@ -56,6 +56,13 @@ void quantize_x(const FloatImage& x, bool allow_unsigned, uint32_t* extremes, ui
 void quantize_by_extremes(const FloatImage& x, bool allow_unsigned, const uint32_t* extremes,
                           uint8_t* q, float* qparams, Stream stream);
 
+// The grid alone.
+void extremes_to_qparams(const uint32_t* extremes, bool allow_unsigned, float* qparams,
+                         Stream stream);
+
+// q uint8 (count) on a grid that is known: qparams float (2).
+void quantize_x_with(const FloatImage& x, const float* qparams, uint8_t* q, Stream stream);
+
 // q int8 (count); threshold float (thresholds), 1 or c of them; seed null rounds to nearest.
 void quantize_g(const FloatImage& g, const float* threshold, int64_t thresholds,
                 const int64_t* seed, int8_t* q, Stream stream);

@@ -162,7 +162,7 @@ norm_act_forward_op(const at::Tensor& y, const at::Tensor& stats, const MaybeTen
     check_alike(*residual, y, type, "residual");
     a.residual = residual->const_data_ptr();
   }
-  if (want_codes || (want_q && !residual.has_value())) {
+  if (want_codes || !residual.has_value()) {
     a.stats = vectors.hold(stats, at::kDouble, {4, channels}, "stats").const_data_ptr<double>();
   }
   a.act = static_cast<Activation>(act);
@@ -173,22 +173,58 @@ norm_act_forward_op(const at::Tensor& y, const at::Tensor& stats, const MaybeTen
   };
   at::Tensor out = alike(want_out || (want_q && residual.has_value()), type);
   at::Tensor q = alike(want_q, at::kByte), codes = alike(want_codes, at::kByte);
-  at::Tensor qparams = nothing(y, at::kFloat), grid = nothing(y, at::kFloat);
-  at::Tensor mask = nothing(y, at::kByte);
-  if (want_q) qparams = at::empty({2}, qparams.options());
+  at::Tensor grid = nothing(y, at::kFloat), mask = nothing(y, at::kByte);
+  at::Tensor qparams = at::empty({2}, grid.options());
   if (want_codes) grid = at::empty({2, channels}, grid.options());
   if (act != 0) mask = at::empty(mask_size(y), mask.options());
   const at::Tensor extremes = workspace(kExtremes * sizeof(uint32_t), y.device());
   a.extremes = static_cast<uint32_t*>(extremes.mutable_data_ptr());
   if (want_out || (want_q && residual.has_value())) a.out = out.mutable_data_ptr();
   if (want_q) a.q = q.mutable_data_ptr<uint8_t>();
-  if (want_q) a.qparams = qparams.mutable_data_ptr<float>();
+  a.qparams = qparams.mutable_data_ptr<float>();
   if (want_codes) a.codes = codes.mutable_data_ptr<uint8_t>();
   if (want_codes) a.grid = grid.mutable_data_ptr<float>();
   if (act != 0) a.mask = mask.mutable_data_ptr<uint8_t>();
   norm_act_forward(a, size_of(y), current_stream());
   if (!want_out) out = nothing(y, type);
   return {out, q, qparams, codes, grid, mask};
+}
+
+at::Tensor quantize_x_with_op(const at::Tensor& x, const at::Tensor& qparams) {
+  check_float(x, "x");
+  check_spatial_rank(x, "x");
+  check_same_device(qparams, x, "qparams");
+  check_dtype(qparams, at::kFloat, "qparams");
+  check_size(qparams, {2}, "qparams");
+  const DeviceGuard guard(x.device());
+  const ImageView view(x);
+  const at::Tensor grid = qparams.contiguous();
+  at::Tensor q = empty_channels_last(x, at::kByte);
+  quantize_x_with(view.image, grid.const_data_ptr<float>(), q.mutable_data_ptr<uint8_t>(),
+                  current_stream());
+  return q;
+}
+
+at::Tensor norm_backward_coefficients_op(const at::Tensor& sums, double count,
+                                         const MaybeTensor& weight, const at::Tensor& mean,
+                                         const at::Tensor& invstd) {
+  check_dtype(sums, at::kDouble, "sums");
+  TORCH_CHECK_VALUE(sums.dim() == 2 && sums.size(0) == 2, "sums has size ", sums.sizes(),
+                    "; expected (2, C)");
+  const int64_t channels = sums.size(1);
+  const DeviceGuard guard(sums.device());
+  ChannelVectors vectors(sums);
+  at::Tensor coefficients = at::empty({3, channels}, sums.options().dtype(at::kFloat));
+  BatchNormCoefficients a{};
+  a.sums = vectors.hold(sums, at::kDouble, {2, channels}, "sums").const_data_ptr<double>();
+  a.channels = channels;
+  a.count = count;
+  a.weight = vectors.any(weight, channels, "weight");
+  a.mean = vectors.floats(mean, {channels}, "mean");
+  a.invstd = vectors.floats(invstd, {channels}, "invstd");
+  a.coefficients = coefficients.mutable_data_ptr<float>();
+  norm_backward_coefficients(a, current_stream());
+  return coefficients;
 }
 
 // The operands that the four backward ops share.
@@ -296,6 +332,8 @@ DAQ_MM_CUDA_IMPL(m) {
   m.impl("stats_of", &stats_of_op);
   m.impl("batch_norm_statistics", &batch_norm_statistics_op);
   m.impl("norm_act_forward", &norm_act_forward_op);
+  m.impl("quantize_x_with", &quantize_x_with_op);
+  m.impl("norm_backward_coefficients", &norm_backward_coefficients_op);
   m.impl("norm_act_reduce", &norm_act_reduce_op);
   m.impl("norm_backward_apply", &norm_backward_apply_op);
   m.impl("norm_backward_maxima", &norm_backward_maxima_op);

@@ -87,6 +87,28 @@ struct ActivationLaw {
   }
 };
 
+// The same on a grid that is known by its step.
+struct KnownGridLaw {
+  Global<const float> qparams;
+
+  struct OfChannel {
+    float inverse;
+    float levels;
+    float zero_point;
+    DAQ_DEVICE uint32_t operator()(float v, int64_t /*index*/) const {
+      const float scaled = multiply(v, inverse);
+      return rounded_bits(scaled == scaled ? clamped(scaled, levels) : 0.0f, zero_point);
+    }
+  };
+  DAQ_DEVICE OfChannel of_channel(int64_t /*channel*/) const {
+    const float step = qparams.load(0), zero_point = qparams.load(1);
+    const float levels = zero_point == 0.0f ? kUnsignedLevels : kSignedLevels;
+    const float inverse = divide(levels, multiply(step, levels));
+    return {is_finite(inverse) && is_finite(step) ? inverse : 0.0f, levels, zero_point};
+  }
+  DAQ_DEVICE void finish() const {}
+};
+
 // What makes bytes of a gradient: one threshold for the tensor or each channel.
 struct GradientLaw {
   Global<const float> threshold;
@@ -214,6 +236,19 @@ void launch_in_order(const FloatData& x, const law_t& law, const Global<uint8_t>
          source_of<type>(x), x.count, aligned(x.data), law, q);
 }
 
+// Either memory order, with one law for all.
+template <typename law_t>
+void launch_one_law(const FloatImage& x, const law_t& law, uint8_t* q, Stream stream) {
+  const Global<uint8_t> target(q, x.values.count);
+  with_float_type(x.values.type, [&](auto type) {
+    if (x.last) {
+      launch_in_order<type()>(x.values, law, target, stream);
+    } else {
+      launch_transposed<type()>(x, law, target, stream);
+    }
+  });
+}
+
 // The law's finish() where there is no value to quantize.
 template <typename law_t>
 DAQ_KERNEL(kWarp, 1)
@@ -241,20 +276,25 @@ void quantize_x(const FloatImage& x, bool allow_unsigned, uint32_t* extremes, ui
 
 void quantize_by_extremes(const FloatImage& x, bool allow_unsigned, const uint32_t* extremes,
                           uint8_t* q, float* qparams, Stream stream) {
-  const ActivationLaw law{Global<const uint32_t>(extremes, kExtremes), allow_unsigned,
-                          Global<float>(qparams, 2)};
-  const Global<uint8_t> target(q, x.values.count);
   if (x.values.count == 0) {
-    launch(finish_kernel<ActivationLaw>, Grid{}, kWarp, 0, stream, law);
+    extremes_to_qparams(extremes, allow_unsigned, qparams, stream);
     return;
   }
-  with_float_type(x.values.type, [&](auto type) {
-    if (x.last) {
-      launch_in_order<type()>(x.values, law, target, stream);
-    } else {
-      launch_transposed<type()>(x, law, target, stream);
-    }
-  });
+  const ActivationLaw law{Global<const uint32_t>(extremes, kExtremes), allow_unsigned,
+                          Global<float>(qparams, 2)};
+  launch_one_law(x, law, q, stream);
+}
+
+void extremes_to_qparams(const uint32_t* extremes, bool allow_unsigned, float* qparams,
+                         Stream stream) {
+  const ActivationLaw law{Global<const uint32_t>(extremes, kExtremes), allow_unsigned,
+                          Global<float>(qparams, 2)};
+  launch(finish_kernel<ActivationLaw>, Grid{}, kWarp, 0, stream, law);
+}
+
+void quantize_x_with(const FloatImage& x, const float* qparams, uint8_t* q, Stream stream) {
+  if (x.values.count == 0) return;
+  launch_one_law(x, KnownGridLaw{Global<const float>(qparams, 2)}, q, stream);
 }
 
 void quantize_g(const FloatImage& g, const float* threshold, int64_t thresholds,
