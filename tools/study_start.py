@@ -227,7 +227,8 @@ def main(arguments: list[str] | None = None) -> None:
         record["curves"] = curves(args)
     if args.gradients_at is not None:
         record["gradients"] = gradients(args)
-    write_json(args.out, {**record, **provenance(vars(args))})
+    settings = {name: value for name, value in vars(args).items() if name != "out"}
+    write_json(args.out, {**record, **provenance(settings)})
 
 
 if __name__ == "__main__":
