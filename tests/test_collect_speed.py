@@ -13,8 +13,9 @@ import collect_speed  # noqa: E402
 
 #: The generated tables in the repository: records, and what they are spliced into.
 COMMITTED = (
-    (["results/cpu/zen4-2cores/train_resnet50.json"], "results/cpu/zen4-2cores", "speed",
-     ["README.md"]),
+    (["results/cpu/zen4-2cores/train_resnet50.json"], "results/cpu/zen4-2cores", "speed", []),
+    (sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("results/cpu/emr-2cores/train_*.json")),
+     "results/cpu/emr-2cores", "speed", ["README.md"]),
     ([f"results/cpu/emr-2cores/ops_{name}.json" for name in
       ("resnet50", "resnet50_1thread", "mobilenetv2", "retinanet_head")],
      "results/cpu/emr-2cores", "ops", []),

@@ -10,11 +10,11 @@ import pytest
 from torch.utils import cpp_extension
 
 ROOT = Path(__file__).parent.parent
-SOURCES = [
+KERNELS = [
     *sorted((ROOT / "csrc/cuda").glob("*.cu")),
-    *sorted((ROOT / "csrc/cuda").glob("*.cpp")),
     *sorted((ROOT / "tests/cuda_emulated").glob("*.cu")),
 ]
+HOST_SOURCES = sorted((ROOT / "csrc/cuda").glob("*.cpp"))
 NVCC = shutil.which("nvcc")
 
 pytestmark = pytest.mark.skipif(NVCC is None, reason="nvcc is not on the PATH")
@@ -47,15 +47,24 @@ def _has_generated_header() -> bool:
     return any((Path(path) / header).exists() for path in cpp_extension.include_paths())
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
-def test_newest_architecture(source, tmp_path):
+def for_newest():
     newest = architectures()[-1]
-    compile_(source, [f"-gencode=arch=compute_{newest},code=sm_{newest}"], tmp_path)
+    return [f"-gencode=arch=compute_{newest},code=sm_{newest}"]
+
+
+def test_one_kernel_for_the_newest_architecture(tmp_path):
+    compile_(ROOT / "csrc/cuda/quantize.cu", for_newest(), tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
-def test_all_architectures(source, tmp_path):
+@pytest.mark.parametrize("source", HOST_SOURCES, ids=lambda path: path.name)
+def test_host_sources(source, tmp_path):
+    compile_(source, for_newest(), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", KERNELS, ids=lambda path: path.name)
+def test_kernels_for_all_architectures(source, tmp_path):
     gencode = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures()]
     gencode.append("-gencode=arch=compute_90,code=compute_90")
     compile_(source, gencode, tmp_path)
