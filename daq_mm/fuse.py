@@ -165,7 +165,8 @@ def _run(module: nn.Module, plan: Plan, *args: Tensor) -> Any:
         if isinstance(step, UnitStep):
             values[step.out] = _run_unit(module, step, values)
         else:
-            values[step.out] = _call(module, step, values)
+            # Modules that were written for contiguous tensors get what they would get unfused.
+            values[step.out] = _call(module, step, values, contiguous=not channels_last)
         for name in step.free:
             del values[name]
     return _resolve(plan.output, values, contiguous=not channels_last)
@@ -205,11 +206,14 @@ def _serves(conv: _Int8Mixin | None, x: Tensor, residual: Any) -> bool:
     return isinstance(residual, Tensor) and residual.shape == size and residual.dtype == dtype
 
 
-def _call(module: nn.Module, step: CallStep, values: dict[str, Any]) -> Any:
+def _call(
+    module: nn.Module, step: CallStep, values: dict[str, Any], contiguous: bool = False
+) -> Any:
     if step.kind == "attribute":
         owner, _, name = step.target.rpartition(".")
         return getattr(module.get_submodule(owner), name)
-    args, kwargs = _resolve(step.args, values), _resolve(step.kwargs, values)
+    args = _resolve(step.args, values, contiguous)
+    kwargs = _resolve(step.kwargs, values, contiguous)
     if step.kind == "module":
         return module.get_submodule(step.target)(*args, **kwargs)
     if step.kind == "method":

@@ -55,7 +55,12 @@ def build(cfg: Config) -> torch.nn.Module:
     """The config's model in training mode, with random weights and no SyncBN."""
     without_downloads(cfg.model)
     init_default_scope(cfg.default_scope)
-    return revert_sync_batchnorm(MODELS.build(cfg.model)).train()
+    model = revert_sync_batchnorm(MODELS.build(cfg.model)).train()
+    for module in model.modules():
+        if type(module).__name__ == "L2Norm":
+            # Built with unwritten memory, which init_weights would fill.
+            torch.nn.init.constant_(module.weight, module.scale)
+    return model
 
 
 def detection_batch(side: int, classes: int) -> dict:
