@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from daq_mm import DAQConv2d, convert_model, revert_model
 from daq_mm.convert import set_iteration
 from daq_mm.fuse import is_fused
+from daq_mm.twin import twin_of
 from tolerances import fused_bound
 
 LAST = torch.channels_last
@@ -417,16 +418,18 @@ def test_identities_do_not_part_a_unit():
 
 def test_value_changed_in_place_is_quantized_again():
     torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 1)
-    )
+    first = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+    model = nn.Sequential(first, nn.Conv2d(8, 8, 1))
     convert_model(model, dict(convert_first=True))
-    x = torch.randn(2, 8, 8, 8)
+    assert is_fused(first)
     with torch.no_grad():
-        middle = model[:3](x) if not is_fused(model) else nn.Sequential(*model[:3])(x)
-        first = model[3](middle)
+        middle = first(torch.randn(2, 8, 8, 8).contiguous(memory_format=LAST))
+        assert twin_of(middle, allow_unsigned=True) is not None
+        before = model[1](middle)
         middle.mul_(2)
-        assert difference(model[3](middle), 2 * first - model[3].bias.view(1, -1, 1, 1)) < 1e-2
+        assert twin_of(middle, allow_unsigned=True) is None
+        after = model[1](middle)
+    assert difference(after, 2 * before - model[1].bias.view(1, -1, 1, 1)) < 1e-2
 
 
 @pytest.mark.parametrize("how", ["deepcopy", "pickle"])
