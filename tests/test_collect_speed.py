@@ -82,6 +82,35 @@ def test_sums_of_ops(operations):
     assert "grad-weight" not in text
 
 
+def layer(name, op, dtype, seconds, **changes):
+    fields = dict(first=False, x_size=[1, 8, 9, 9], w_size=[8, 8, 3, 3], stride=[2, 2],
+                  padding=[1, 1, 1, 1], dilation=[1, 1], groups=1, count=2, backend="cpu/x",
+                  operations=1_000_000_000, bytes=20_000_000)  # fmt: skip
+    return {**fields, "layer": name, "op": op, "dtype": dtype, "median_s": seconds, **changes}
+
+
+def test_layers_by_kind(tmp_path):
+    records = [
+        layer("a", "forward", "fp32", 9.0),
+        layer("a", "forward", "bf16", 0.02),
+        layer("b", "forward", "bf16", 0.04, bytes=400_000_000, count=1),
+        layer("a", "grad_weight", "fp32", 0.04),
+        layer("a", "forward", "fp32", 1.0, backend="torch"),
+        layer("stem", "forward", "bf16", 9.0, first=True),
+        layer("c", "forward", "bf16", 0.01, w_size=[8, 1, 1, 1], groups=8, padding=[0] * 4),
+    ]
+    fields = dict(records=records, peak_gops={"cpu/x": 100.0}, bandwidth_gbps=20.0)
+    path = write(tmp_path / "o.json", "bench_ops.py", **fields,
+                 arguments={"batch": 4, "sets": ["net"]})  # fmt: skip
+    text = collect_speed.layers_table(collect_speed.load(path))
+    # Three layers of 10 ms at the peak in 80 ms; one of them takes 20 ms at the copy's rate.
+    assert "| 3×3 /2, 5×5 | 3 | 80.0 | 38% | — | — | 80.0 | 25% | 75% / 100% |" in text
+    assert "| depthwise 1×1 /2, 5×5 | 2 | 20.0 | 100% |" in text
+    document = {**collect_speed.load(path), "records": []}
+    with pytest.raises(ValueError, match="products of one backend"):
+        collect_speed.layers_table(document)
+
+
 def test_memory_where_nothing_was_timed(tmp_path):
     kept = {"fp32": (100e6, 80e6), "int8": (30e6, 20e6), "int8-fused": (None, None)}
     records = [

@@ -39,6 +39,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--splice", type=Path, nargs="*", default=[], help="documents with <!-- NAME begin/end -->"
     )
+    parser.add_argument(
+        "--layers",
+        action="store_true",
+        help="of bench_ops: by kind of layer, with the roofline's bound",
+    )
     parser.add_argument("--check", action="store_true", help="change nothing; 1 if out of date")
     return parser.parse_args(argv)
 
@@ -154,6 +159,70 @@ def ops_table(document: Document) -> str:
     )
 
 
+def layers_table(document: Document) -> str:
+    """Products alone by kind and size of layer: share of the peak, and what a roofline allows.
+
+    The roofline is that of the record: its peak, and its copy's rate beyond the caches with every
+    operand and result moved once. Results that stay in the last-level cache can be above it.
+
+    Raises:
+        ValueError: a record without layers, or of several backends.
+    """
+    records = [r for r in document.get("records", []) if r.get("op") in PRODUCTS and not r["first"]]
+    backends = sorted({r["backend"] for r in records} - {"torch"})
+    if len(backends) != 1:
+        raise ValueError(f"a table of layers needs products of one backend, found {backends}")
+    peak, bandwidth = document["peak_gops"][backends[0]], document["bandwidth_gbps"]
+    # grad-weight has float32 results whatever the operands' type.
+    chosen = {
+        (r["layer"], r["op"]): r
+        for r in sorted(records, key=lambda r: r["dtype"] == "bf16")
+        if r["backend"] == backends[0] and "median_s" in r
+    }
+    sums: dict[str, dict[str, list[float]]] = {}
+    for (_, op), r in chosen.items():
+        ideal = r["operations"] / peak / 1e9
+        bound = max(ideal, r["bytes"] / bandwidth / 1e9)
+        added = (1, r["median_s"], ideal, bound)
+        group = sums.setdefault(_kind(r), {})
+        before = group.get(op, [0.0] * 4)
+        group[op] = [a + r["count"] * b for a, b in zip(before, added, strict=True)]
+    header = ["layers", "number"]
+    header += [f"{op.replace('_', '-')} {what}" for op in PRODUCTS for what in ("ms", "of peak")]
+    header += ["roofline allows"]
+    rows = []
+    for kind, ops in sorted(sums.items()):
+        cells: list[Any] = []
+        for op in PRODUCTS:
+            _, spent, ideal, _ = ops.get(op, [0.0] * 4)
+            cells += [spent * 1e3, f"{ideal / spent:.0%}"] if spent else [None, None]
+        allowed = [f"{ideal / bound:.0%}" for _, _, ideal, bound in ops.values()]
+        rows.append([kind, int(next(iter(ops.values()))[0]), *cells, " / ".join(allowed)])
+    name = ", ".join(document["arguments"]["sets"])
+    return (
+        f"**{name}**, batch {document['arguments']['batch']}, products alone, bfloat16 results "
+        f"(float32 for grad-weight), output size behind the kernel's: {conditions(document)}; peak "
+        f"{peak:.0f} Gop/s, copy {bandwidth:.0f} GB/s.\n\n{markdown(header, rows)}"
+    )
+
+
+def _kind(r: dict[str, Any]) -> str:
+    """Kernel, stride and output size of a layer, sorted by size."""
+    kernel, stride = r["w_size"][2:], r["stride"]
+    rank = len(kernel)
+    pads = [r["padding"][i] + r["padding"][rank + i] for i in range(rank)]
+    size = [
+        (r["x_size"][2 + i] + pads[i] - r["dilation"][i] * (kernel[i] - 1) - 1) // stride[i] + 1
+        for i in range(rank)
+    ]
+    kind = "" if r["groups"] == 1 else "depthwise " if r["w_size"][1] == 1 else "grouped "
+    kind += "×".join(map(str, kernel)) + (f" /{stride[-1]}" if stride[-1] > 1 else "")
+    return f"{kind}, {'×'.join(map(str, size))}"
+
+
+#: The products alone of bench_ops.
+PRODUCTS = ("forward", "grad_input", "grad_weight")
+
 #: By the tool of a record, in the order of the tables.
 TABLES = {"bench_train.py": train_table, "bench_ops.py": ops_table}
 
@@ -163,9 +232,10 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     try:
         documents = [load(path) for path in args.records]
+        makers = {"bench_ops.py": layers_table} if args.layers else TABLES
         tables = [
             table(document)
-            for tool, table in TABLES.items()
+            for tool, table in makers.items()
             for document in documents
             if document["tool"] == tool
         ]

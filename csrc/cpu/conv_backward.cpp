@@ -66,7 +66,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> conv_backward(
   bool q_g_by_channel = false;
   const auto quantized_g = [&](bool channels) {
     if (!q_g.defined() || q_g_by_channel != channels) {
-      q_g = quantize_g_cpu(g, channels ? by_channel : by_tensor, seed);
+      q_g = quantize_g_cpu(g, channels ? by_channel : by_tensor, seed,
+                           takes_moved_gradient(geometry));
       q_g_by_channel = channels;
     }
     return q_g;

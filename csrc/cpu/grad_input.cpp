@@ -82,9 +82,14 @@ std::vector<Phase> grad_input_phases(const ConvGeometry& g, std::vector<int64_t>
   return phases;
 }
 
+bool takes_moved_gradient(const ConvGeometry& g) {
+  return uses_bytes(daq_mm::cpu::capability()) && !g.is_depthwise();
+}
+
 at::Tensor grad_input_cpu(const at::Tensor& q_g, const at::Tensor& q_w, const at::Tensor& step,
                           const ConvGeometry& g, at::ScalarType out_dtype,
                           at::MemoryFormat format) {
+  TORCH_INTERNAL_ASSERT(q_g.scalar_type() == at::kChar || takes_moved_gradient(g));
   at::Tensor dx = empty_results(g.x_size(), q_g.options().dtype(out_dtype), format);
   if (dx.numel() == 0) return dx;
   const Capability capability = daq_mm::cpu::capability();
@@ -129,8 +134,9 @@ at::Tensor grad_input_cpu(const at::Tensor& q_g, const at::Tensor& q_w, const at
   problem.group_channels = g.co_per_group();
   source.row_bytes = row_bytes(problem.weights, g.groups, g.co_per_group());
   at::Tensor rows = q_g;
-  if (bytes && g.ci_per_group() * g.taps() >= kMoveFrom) {
-    rows = moved_by_128(q_g);
+  const bool moved = q_g.scalar_type() == at::kByte;
+  if (moved || (bytes && g.ci_per_group() * g.taps() >= kMoveFrom)) {
+    if (!moved) rows = moved_by_128(q_g);
     problem.is_signed = false;
     source.is_signed = false;
     source.zero_point = 128;

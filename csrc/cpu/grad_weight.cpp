@@ -67,8 +67,9 @@ class GradWeight {
     int64_t groups, ci, co;
   };
 
+  // `moved`: bytes of q_g are values + 128.
   GradWeight(const ConvGeometry& geo, const Merged& merged, const uint8_t* q_x, int32_t zero_point,
-             const int8_t* q_g, const GradWeightOutput& output)
+             const int8_t* q_g, bool moved, const GradWeightOutput& output)
       : geo_(geo),
         merged_(merged),
         output_(output),
@@ -76,15 +77,16 @@ class GradWeight {
         kernels_(grad_weight_kernels()),
         q_x_(q_x),
         q_g_(q_g),
+        moved_(moved),
         positions_(geo, q_x, q_g),
         plan_(Plan::make(geo, at::get_num_threads())),
         evenly_spaced_(!plan_.rows && geo.stride == std::array<int64_t, 3>{1, 1, 1}) {
     // Sums go straight to dW where an item sees all positions and rows of dW are written densely.
     direct_ = plan_.ranges == 1 && (output.ci_stride == 1 || geo.taps() == 1);
     whole_panels_ = merged.groups == 1 && output.dtype == at::kFloat &&
-                    plan_.channels % kXPanel == 0 &&
-                    (output.ci_stride == 1 || (geo.taps() == 1 && !plan_.rows));
-    stream_ = whole_panels_ && direct_ && geo.co * output.co_stride * 4 >= kStreamBytes &&
+                    plan_.channels % kXPanel == 0 && (!plan_.rows || output.ci_stride == 1);
+    dense_ = whole_panels_ && (output.ci_stride == 1 || geo.taps() == 1);
+    stream_ = dense_ && direct_ && geo.co * output.co_stride * 4 >= kStreamBytes &&
               reinterpret_cast<uintptr_t>(output.data) % 64 == 0;
     const int64_t range = ceil_div(plan_.positions, plan_.ranges);
     if (!direct_ || range > plan_.chunk) {
@@ -122,7 +124,8 @@ class GradWeight {
   struct Scratch {
     std::vector<const uint8_t*> x_pixels;
     std::vector<const int8_t*> g_pixels;
-    std::vector<uint8_t> outside;  // one pixel of zeros
+    std::vector<uint8_t> outside;   // one pixel of x's zeros
+    std::vector<int8_t> g_outside;  // and one of g's
     Ahead ahead;
     std::optional<TapPositions::RowGather> gather;
     Buffer<uint8_t> rows, x;
@@ -135,7 +138,8 @@ class GradWeight {
     const int64_t count = plan_.chunk + 8;
     s.x_pixels.resize(count);
     s.g_pixels.resize(count);
-    s.outside.assign(std::max({geo_.ci, geo_.co, plan_.channels}) + 64, 0);
+    s.outside.assign(std::max(geo_.ci, plan_.channels) + 64, 0);
+    s.g_outside.assign(geo_.co + 64, moved_ ? int8_t{-128} : int8_t{0});
     s.row_bytes = round_up(plan_.channels + TapPositions::kRowSlack, 16);
     if (plan_.rows) {
       s.gather.emplace(positions_, group * geo_.ci_per_group(), geo_.ci_per_group(),
@@ -188,7 +192,7 @@ class GradWeight {
     }
     for (; count % kernels_.group != 0; ++count) {
       s.x_pixels[count] = s.outside.data();
-      s.g_pixels[count] = reinterpret_cast<const int8_t*>(s.outside.data());
+      s.g_pixels[count] = s.g_outside.data();
     }
     return count;
   }
@@ -210,7 +214,7 @@ class GradWeight {
       // Through a buffer: the kernel adds to a whole block's sums, of which others may be ours.
       alignas(64) int32_t block_sums[kPackBlock] = {};
       kernels_.pack_g(s.g_pixels.data(), count, group * geo_.co_per_group() + channel, channels,
-                      g_panel_bytes, s.g.get() + (panel - first_panel) * g_panel_bytes,
+                      g_panel_bytes, moved_, s.g.get() + (panel - first_panel) * g_panel_bytes,
                       block_sums);
       for (int64_t i = 0; i < channels; ++i) sums[channel + i] += block_sums[i];
     }
@@ -283,22 +287,23 @@ class GradWeight {
   }
 
   // Where a tile goes with whole_panels_.
-  struct DenseRows {
+  struct TileRows {
     const float* scale;
     float* out;
   };
-  DenseRows dense_rows(int64_t group, int64_t g_panel, int64_t x_panel, int64_t tap) const {
+  TileRows rows_of(int64_t group, int64_t g_panel, int64_t x_panel, int64_t tap) const {
     const int64_t co = group * geo_.co_per_group() + g_panel * kGPanel;
     return {output_.scale + co, static_cast<float*>(output_.data) + co * output_.co_stride +
-                                    tap * output_.tap_stride + x_panel * kXPanel};
+                                    tap * output_.tap_stride +
+                                    x_panel * kXPanel * output_.ci_stride};
   }
 
   void store_tile(int32_t* tile, int64_t group, int64_t g_panel, int64_t x_panel, int64_t tap) {
     const int32_t* g_sums = sums_at(0, group, tap) + g_panel * kGPanel;
-    if (whole_panels_) {
+    if (dense_) {
       int32_t excess[kGPanel];
       for (int64_t r = 0; r < kGPanel; ++r) excess[r] = zero_point_ * g_sums[r];
-      const DenseRows rows = dense_rows(group, g_panel, x_panel, tap);
+      const TileRows rows = rows_of(group, g_panel, x_panel, tap);
       kernels_.store(tile, tile_rows(g_panel), excess, rows.scale, rows.out, output_.co_stride,
                      stream_);
       return;
@@ -320,7 +325,7 @@ class GradWeight {
         for (int64_t x_panel = 0; x_panel < plan_.x_panels; ++x_panel) {
           if (!meet(g_panel, x_panel)) continue;
           for (int64_t tap = 0; tap < plan_.taps; ++tap) {
-            if (plan_.ranges == 1) {
+            if (plan_.ranges == 1 && !whole_panels_) {
               store_tile(tile_at(0, group, g_panel, x_panel, tap), group, g_panel, x_panel, tap);
             } else {
               finish_tile(group, g_panel, x_panel, tap);
@@ -338,10 +343,10 @@ class GradWeight {
         const int32_t* g_sums = sums_at(range, group, tap) + g_panel * kGPanel;
         for (int64_t r = 0; r < kGPanel; ++r) excess[r] += int64_t{zero_point_} * g_sums[r];
       }
-      const DenseRows rows = dense_rows(group, g_panel, x_panel, tap);
+      const TileRows rows = rows_of(group, g_panel, x_panel, tap);
       kernels_.store_sums(tile_at(0, group, g_panel, x_panel, tap),
                           geo_.groups * plan_.tiles() * kTile, plan_.ranges, tile_rows(g_panel),
-                          excess, rows.scale, rows.out, output_.co_stride);
+                          excess, rows.scale, rows.out, output_.co_stride, output_.ci_stride);
       return;
     }
     for (int64_t r = 0; r < tile_rows(g_panel); ++r) {
@@ -363,11 +368,13 @@ class GradWeight {
   const GradWeightKernels& kernels_;
   const uint8_t* const q_x_;
   const int8_t* const q_g_;
+  const bool moved_;
   const TapPositions positions_;
   const Plan plan_;
   const bool evenly_spaced_;  // x's pixels of neighbouring positions are neighbours
   bool direct_;
-  bool whole_panels_;            // dW is float32, a tile's row is dense there
+  bool whole_panels_;            // dW is float32, a tile's row has even steps there
+  bool dense_;                   // of 1
   bool stream_;                  // and large enough to be written past the caches
   Buffer<int32_t> tiles_;        // [range][group][g panel][x panel][tap][8][32]
   std::vector<int32_t> g_sums_;  // [range][group][tap][sum_channels_]
@@ -431,14 +438,16 @@ at::Tensor grad_weight_cpu(const at::Tensor& q_x, float x_step, int32_t zero_poi
   for (int64_t c = 0; c < geometry.co; ++c) scale[c] = x_step * g_steps[c];
   const auto output = GradWeightOutput::make(dw, format, geometry, scale.data());
   const uint8_t* x = q_x.const_data_ptr<uint8_t>();
-  const int8_t* g = q_g.const_data_ptr<int8_t>();
+  const auto* g = static_cast<const int8_t*>(q_g.const_data_ptr());
+  const bool moved = q_g.scalar_type() == at::kByte;
+  TORCH_INTERNAL_ASSERT(!moved || takes_moved_gradient(geometry));
   if (geometry.is_depthwise()) {
     grad_weight_depthwise(x, zero_point, g, geometry, output);
   } else {
     const int64_t merge = groups_to_merge(geometry);
     const ConvGeometry merged = with_groups(geometry, geometry.groups / merge);
     GradWeight(merged, {merge, geometry.ci_per_group(), geometry.co_per_group()}, x, zero_point, g,
-               output)
+               moved, output)
         .run();
   }
   return dw;

@@ -60,7 +60,7 @@ void pack_x(const uint8_t* const* pixels, int64_t count, int64_t offset, int64_t
 }
 
 void pack_g(const int8_t* const* pixels, int64_t count, int64_t offset, int64_t channels,
-            int64_t panel_bytes, int8_t* packed, int32_t* sums) {
+            int64_t panel_bytes, bool, int8_t* packed, int32_t* sums) {
   const __m256i ones = _mm256_set1_epi16(1);
   for (int64_t p = 0; p < count; p += kGroup, packed += kGGroupBytes) {
     for (int64_t i = 0; i < kPackBlock; i += 16) {

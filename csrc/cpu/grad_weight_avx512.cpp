@@ -38,13 +38,14 @@ inline __m512i lane_order() {
   return _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
 }
 
+// `sign`: flipped bits of each byte.
 template <typename T>
 inline Interleaved interleave(const T* const* pixels, int64_t offset, __mmask64 mask,
-                              __m512i order) {
+                              __m512i order, __m512i sign = _mm512_setzero_si512()) {
   __m512i v[4];
   for (int j = 0; j < 4; ++j) {
     const __m512i bytes = _mm512_maskz_loadu_epi8(mask, pixels[j] + offset);
-    v[j] = _mm512_permutexvar_epi32(order, bytes);
+    v[j] = _mm512_permutexvar_epi32(order, _mm512_xor_si512(bytes, sign));
   }
   const __m512i low01 = _mm512_unpacklo_epi8(v[0], v[1]);
   const __m512i high01 = _mm512_unpackhi_epi8(v[0], v[1]);
@@ -87,14 +88,15 @@ inline void add_sums(int32_t* sums, const __m512i* acc) {
 }
 
 void pack_g(const int8_t* const* pixels, int64_t count, int64_t offset, int64_t channels,
-            int64_t panel_bytes, int8_t* packed, int32_t* sums) {
+            int64_t panel_bytes, bool moved, int8_t* packed, int32_t* sums) {
   const __mmask64 mask = channel_mask(channels);
   const __m512i order = lane_order();
+  const __m512i sign = _mm512_maskz_set1_epi8(mask, moved ? static_cast<char>(0x80) : 0);
   const __m512i ones = _mm512_set1_epi8(1);
   __m512i acc[4] = {};
   for (int64_t p = 0; p < count; p += kGroup) {
     prefetch_group(pixels, p, count, offset);
-    const Interleaved v = interleave(pixels + p, offset, mask, order);
+    const Interleaved v = interleave(pixels + p, offset, mask, order, sign);
     for (int j = 0; j < 4; ++j) {
       acc[j] = _mm512_dpbusd_epi32(acc[j], ones, v.part[j]);
       int8_t* panel = packed + 2 * j * panel_bytes;
@@ -202,7 +204,10 @@ void store_tile(const int32_t* tile, int64_t rows, const int32_t* excess, const 
 }
 
 void store_sums(const int32_t* tile, int64_t range_stride, int64_t ranges, int64_t rows,
-                const int64_t* excess, const float* scale, float* out, int64_t row_stride) {
+                const int64_t* excess, const float* scale, float* out, int64_t row_stride,
+                int64_t stride) {
+  const __m256i places = _mm256_mullo_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7),
+                                            _mm256_set1_epi32(static_cast<int32_t>(stride)));
   for (int64_t r = 0; r < rows; ++r, tile += kXPanel, out += row_stride) {
     const __m512i less = _mm512_set1_epi64(-excess[r]);
     const __m256 factor = _mm256_set1_ps(scale[r]);
@@ -217,7 +222,12 @@ void store_sums(const int32_t* tile, int64_t range_stride, int64_t ranges, int64
     }
 #pragma GCC unroll 4
     for (int i = 0; i < kXPanel / 8; ++i) {
-      _mm256_storeu_ps(out + 8 * i, _mm256_mul_ps(_mm512_cvtepi64_ps(sums[i]), factor));
+      const __m256 values = _mm256_mul_ps(_mm512_cvtepi64_ps(sums[i]), factor);
+      if (stride == 1) {
+        _mm256_storeu_ps(out + 8 * i, values);
+      } else {
+        _mm256_i32scatter_ps(out + 8 * i * stride, places, values, 4);
+      }
     }
   }
 }

@@ -39,9 +39,10 @@ struct GradWeightKernels {
   // read, the panels' other channels become 0. The whole block's panels are written.
   void (*pack_x)(const uint8_t* const* pixels, int64_t count, int64_t offset, int64_t channels,
                  int64_t panel_bytes, uint8_t* packed);
-  // Likewise for g; adds each channel's sum over the positions to sums[kPackBlock].
+  // Likewise for g; adds each channel's sum over the positions to sums[kPackBlock]. `moved`: 128 is
+  // taken off each byte first (only AVX512 has that; others must not be asked).
   void (*pack_g)(const int8_t* const* pixels, int64_t count, int64_t offset, int64_t channels,
-                 int64_t panel_bytes, int8_t* packed, int32_t* sums);
+                 int64_t panel_bytes, bool moved, int8_t* packed, int32_t* sums);
   // tile[8][32] = (accumulate ? tile : 0) + the sum over the panels' groups. On the way it fetches
   // one cache line for each group, from `ahead` on and ahead_step bytes apart, for a later call.
   void (*tile)(const uint8_t* x, const int8_t* g, int64_t groups, bool accumulate, int32_t* tile,
@@ -50,10 +51,11 @@ struct GradWeightKernels {
   // first `rows` rows; past the caches if `stream`, which needs whole cache lines.
   void (*store)(const int32_t* tile, int64_t rows, const int32_t* excess, const float* scale,
                 float* out, int64_t row_stride, bool stream);
-  // The same of the sums over `ranges` tiles, `range_stride` apart, in int64:
-  // out[r * row_stride + i] = float(sum of tile[r][i] - excess[r]) * scale[r].
+  // The same of the sums over `ranges` tiles, `range_stride` apart, in int64, to places `stride`
+  // apart: out[r * row_stride + i * stride] = float(sum of tile[r][i] - excess[r]) * scale[r].
   void (*store_sums)(const int32_t* tile, int64_t range_stride, int64_t ranges, int64_t rows,
-                     const int64_t* excess, const float* scale, float* out, int64_t row_stride);
+                     const int64_t* excess, const float* scale, float* out, int64_t row_stride,
+                     int64_t stride);
 
   // Depthwise: g packed as [groups][kPackBlock][group], and
   // sums[i] += sum over p of x[p][i] * g[p][i] for the block's channels.
@@ -66,12 +68,12 @@ struct GradWeightKernels {
 // store_sums where there are no instructions for it.
 inline void store_sums_plain(const int32_t* tile, int64_t range_stride, int64_t ranges,
                              int64_t rows, const int64_t* excess, const float* scale, float* out,
-                             int64_t row_stride) {
+                             int64_t row_stride, int64_t stride) {
   for (int64_t r = 0; r < rows; ++r, tile += kXPanel, out += row_stride) {
     for (int64_t i = 0; i < kXPanel; ++i) {
       int64_t sum = -excess[r];
       for (int64_t range = 0; range < ranges; ++range) sum += tile[range * range_stride + i];
-      out[i] = static_cast<float>(sum) * scale[r];
+      out[i * stride] = static_cast<float>(sum) * scale[r];
     }
   }
 }

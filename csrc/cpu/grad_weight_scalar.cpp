@@ -37,7 +37,7 @@ void pack_g_panels(const int8_t* const* pixels, int64_t count, int64_t offset, i
 }
 
 void pack_g(const int8_t* const* pixels, int64_t count, int64_t offset, int64_t channels,
-            int64_t panel_bytes, int8_t* packed, int32_t* sums) {
+            int64_t panel_bytes, bool, int8_t* packed, int32_t* sums) {
   pack_g_panels(pixels, count, offset, channels, kGPanel, panel_bytes, packed, sums);
 }
 

@@ -37,9 +37,9 @@ QuantizedX quantize_x_cpu(const at::Tensor& x, bool allow_unsigned);
 QuantizedW quantize_w_cpu(const at::Tensor& w);
 QuantizedW quantize_w_folded_cpu(const at::Tensor& w, const at::Tensor& g_threshold,
                                  int64_t groups);
-// int8 channels-last, g's size; threshold float32 (Co,) or (1,).
+// int8 channels-last, g's size; threshold float32 (Co,) or (1,). `moved`: uint8, each value + 128.
 at::Tensor quantize_g_cpu(const at::Tensor& g, const at::Tensor& threshold,
-                          const std::optional<at::Tensor>& seed);
+                          const std::optional<at::Tensor>& seed, bool moved = false);
 
 // ---- glue_forward.cpp ----
 
@@ -59,7 +59,12 @@ at::Tensor forward_cpu(const at::Tensor& q_x, float x_step, int32_t zero_point,
 
 // ---- grad_input.cpp ----
 
-// dX = float(sum of q_g * q_w) * step, in out_dtype and `format` as above. q_g int8 channels-last,
+// Whether both products take a gradient of bytes + 128, which vpdpbusd needs as grad-input's rows
+// and grad-weight's packing undoes at no cost.
+bool takes_moved_gradient(const ConvGeometry& geometry);
+
+// dX = float(sum of q_g * q_w) * step, in out_dtype and `format` as above. q_g channels-last, int8 or
+// (takes_moved_gradient) uint8,
 // q_w int8 contiguous or channels-last, step float32 (Ci,) or (1,) contiguous.
 at::Tensor grad_input_cpu(const at::Tensor& q_g, const at::Tensor& q_w, const at::Tensor& step,
                           const ConvGeometry& geometry, at::ScalarType out_dtype,
@@ -69,7 +74,7 @@ at::Tensor grad_input_cpu(const at::Tensor& q_g, const at::Tensor& q_w, const at
 
 // dW = float(sum of (q_x - zero_point) * q_g) * (x_step * g_step of the row), in out_dtype (as for
 // forward_cpu) and `format`: channels-last (of the rank) or contiguous. q_x uint8 channels-last,
-// q_g int8 channels-last, g_step float32 (Co,) contiguous, zero_point 0..255.
+// q_g as for grad_input_cpu, g_step float32 (Co,) contiguous, zero_point 0..255.
 at::Tensor grad_weight_cpu(const at::Tensor& q_x, float x_step, int32_t zero_point,
                            const at::Tensor& q_g, const at::Tensor& g_step,
                            const ConvGeometry& geometry, at::ScalarType out_dtype,

@@ -92,6 +92,11 @@ void for_hash_runs(int64_t start, int64_t stride, int64_t count, const F& f) {
   }
 }
 
+// int8 to uint8, value + 128, while the bytes are in L1.
+void move_by_128(uint8_t* bytes, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) bytes[i] ^= 0x80;
+}
+
 // What quantize_g does to runs of at most kPiece values, with one inverse step or one a channel.
 struct GradientQuantizer {
   const FloatReader& reader;
@@ -229,9 +234,9 @@ QuantizedX quantize_x_cpu(const at::Tensor& x, const ActivationGrid& grid) {
 }
 
 at::Tensor quantize_g_cpu(const at::Tensor& g, const at::Tensor& threshold,
-                          const std::optional<at::Tensor>& seed) {
+                          const std::optional<at::Tensor>& seed, bool moved) {
   const FloatView view(g);
-  at::Tensor q = empty_channels_last(g, at::kChar);
+  at::Tensor q = empty_channels_last(g, moved ? at::kByte : at::kChar);
   if (view.numel() == 0) return q;
   const bool by_channel = threshold.numel() > 1;
   const auto inverse = inverse_steps(threshold.contiguous(), by_channel);
@@ -241,13 +246,14 @@ at::Tensor quantize_g_cpu(const at::Tensor& g, const at::Tensor& threshold,
   const GradientQuantizer quantizer{
       reader, loops, inverse, by_channel, random,
       random ? static_cast<uint32_t>(*seed->const_data_ptr<int64_t>()) : 0};
-  int8_t* out = q.mutable_data_ptr<int8_t>();
+  int8_t* out = static_cast<int8_t*>(q.data_ptr());
   if (!view.last) {
     transpose_tiles(view, reader, reinterpret_cast<uint8_t*>(out),
                     [&](int64_t at, int64_t n, int64_t c, int64_t position, int64_t count,
                         uint8_t* row) {
                       const int64_t index = (n * view.spatial + position) * view.c + c;
                       quantizer.channel(at, c, index, view.c, count, row);
+                      if (moved) move_by_128(row, count);
                     });
     return q;
   }
@@ -260,6 +266,7 @@ at::Tensor quantize_g_cpu(const at::Tensor& g, const at::Tensor& threshold,
       const int64_t start = i * period;
       for_pieces(start, std::min(start + period, view.numel()), [&](int64_t at, int64_t count) {
         quantizer.in_order(at, at - start, count, out + at);
+        if (moved) move_by_128(reinterpret_cast<uint8_t*>(out) + at, count);
       });
     }
   });
