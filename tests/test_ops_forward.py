@@ -52,6 +52,12 @@ def test_random_geometries(block, backend):
         check(tensors, args, (*FLOATS, torch.int32)[seed % 4])
 
 
+@pytest.mark.parametrize("co", (32, 64, 80, 256))
+def test_whole_tiles(co, backend):
+    for bias in (True, False):
+        check(*operands(dict(x_size=(2, 20, 26, 25), kernel=1, co=co), bias=bias), torch.bfloat16)
+
+
 @pytest.mark.parametrize("out_dtype", (*FLOATS, torch.int32))
 @pytest.mark.parametrize("name", ("3x3", "stem", "depthwise", "grouped, odd channels", "1x1"))
 def test_output_dtypes(name, out_dtype, backend):

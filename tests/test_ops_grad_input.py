@@ -94,6 +94,33 @@ def test_extreme_steps(out_dtype, backend):
         check(tensors, args, out_dtype)
 
 
+@pytest.mark.parametrize("threads", (1, 2))
+@pytest.mark.parametrize(
+    "case",
+    (
+        dict(x_size=(2, 64, 57, 45), kernel=1, co=16, stride=2),
+        dict(x_size=(3, 8, 41, 40), kernel=1, co=5, stride=(3, 1), padding=1),
+        dict(x_size=(2, 130, 9, 7), kernel=1, co=8, stride=2),  # too few pixels for the threads
+        dict(x_size=(2, 8, 40, 42), kernel=(2, 3), co=8, stride=(3, 3)),
+        dict(x_size=(1, 32, 9, 22, 23), kernel=1, co=8, stride=2),
+    ),
+    ids=("2", "3 and 1", "few", "many taps", "3d"),
+)
+def test_positions_that_no_tap_meets(case, threads, backend):
+    torch.set_num_threads(threads)
+    for out_dtype in (torch.float32, torch.bfloat16, torch.int32):
+        check(*operands(case), out_dtype)
+    tensors, args = operands(case)
+    tensors[2][0] *= -1  # there zeros are negative
+    check(tensors, args)
+
+
+@pytest.mark.parametrize("co", (64, 256))
+def test_whole_tiles(co, backend):
+    check(*operands(dict(x_size=(2, co, 26, 25), kernel=1, co=40)), torch.bfloat16)
+    check(*operands(dict(x_size=(1, co, 26, 25), kernel=3, co=24, padding=1)), torch.bfloat16)
+
+
 @pytest.mark.parametrize("name", ("3x3 strided", "depthwise", "1x1 odd channels"))
 def test_threads_do_not_matter(name, backend):
     tensors, args = operands(FIXED[name])

@@ -76,6 +76,24 @@ def test_equals_reference(backend, name, signed):
     check(call, torch.int32)
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize(
+    "case",
+    [
+        dict(x_size=(2, 64, 40, 41), kernel=1, co=32),  # threads share the positions
+        dict(x_size=(2, 64, 14, 12), kernel=1, co=200),  # or the output channels
+        dict(x_size=(2, 160, 29, 30), kernel=1, co=20),
+        dict(x_size=(2, 160, 29, 30), kernel=3, co=24, padding=1),
+    ],
+    ids=["positions", "channels", "rest of a panel", "3x3"],
+)
+def test_ways_to_share_the_work(backend, case, threads, one_thread):
+    torch.set_num_threads(threads)
+    for signed in (True, False):
+        check(operands(**case, signed=signed))
+        check(operands(**case, signed=signed), torch.bfloat16)
+
+
 def random_geometry(rng: random.Random) -> dict:
     """A small convolution of any kind: rank, kernel, stride, padding, dilation, groups."""
     rank = rng.choice([2, 2, 3])

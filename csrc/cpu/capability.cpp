@@ -35,7 +35,16 @@ bool native_bfloat16() {
 #endif
 }
 
+bool is_intel() {
+#if defined(__x86_64__)
+  return __builtin_cpu_is("intel");
+#else
+  return false;
+#endif
+}
+
 const bool kNativeBFloat16 = native_bfloat16();
+const bool kIsIntel = is_intel();
 const Capability kBest = best_capability();
 std::atomic<Capability> current{kBest};
 
@@ -44,6 +53,8 @@ std::atomic<Capability> current{kBest};
 Capability capability() { return current.load(std::memory_order_relaxed); }
 
 bool has_native_bfloat16() { return kNativeBFloat16; }
+
+bool foresees_strided_stores() { return kIsIntel; }
 
 std::string capability_name() { return kNames[static_cast<int>(capability())]; }
 

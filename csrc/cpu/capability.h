@@ -16,6 +16,10 @@ Capability capability();
 // subnormal numbers for zero, so kernels use it only where none can occur.
 bool has_native_bfloat16();
 
+// Whether the processor by itself fetches lines that strided stores will write, as Intel's do: to
+// fetch them again costs time there, and saves it on Zen.
+bool foresees_strided_stores();
+
 // "scalar", "avx2" or "avx512_vnni".
 std::string capability_name();
 

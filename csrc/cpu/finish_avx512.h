@@ -70,6 +70,11 @@ DAQ_MM_INLINE void store_some(__m512 y, uint8_t* out, __mmask16 mask) {
   }
 }
 
+// Stores two vectors of float results as one of bfloat16, where no value is subnormal or NaN.
+DAQ_MM_INLINE void store_pair(__m512 low, __m512 high, uint8_t* out) {
+  _mm512_storeu_si512(out, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+}
+
 // What finishes one vector of lanes.
 template <bool kBias>
 struct Column {

@@ -90,11 +90,13 @@ inline void for_pieces(int64_t begin, int64_t end, const F& f) {
   }
 }
 
-// The same from the end: for a second sweep, which then begins with what is still in the caches.
+// The same in blocks from the end, each from its beginning: for a second sweep, which then begins
+// with what is still in the caches, and goes in the direction that the processor foresees.
 template <typename F>
 inline void for_pieces_backward(int64_t begin, int64_t end, const F& f) {
-  for (int64_t at = end; at > begin; at -= kPiece) {
-    f(std::max(at - kPiece, begin), std::min(at - begin, kPiece));
+  constexpr int64_t kBlock = 32 * kPiece;
+  for (int64_t stop = end; stop > begin; stop -= kBlock) {
+    for_pieces(std::max(stop - kBlock, begin), stop, f);
   }
 }
 

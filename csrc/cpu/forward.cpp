@@ -30,17 +30,21 @@ bool merges_width(const ConvGeometry& g, int64_t step_channels) {
   return merged < apart;
 }
 
-// q_w (Co, Ci, D, H, W) as (Co, W * Ci, D * H), for merged kernel rows.
-std::vector<int8_t> merged_weight(const int8_t* w, const ConvGeometry& g) {
+// q_w (Co, Ci, D, H, W), contiguous or channels-last, as (Co, W * Ci, D * H), for merged kernel
+// rows.
+std::vector<int8_t> merged_weight(const at::Tensor& q_w, const ConvGeometry& g) {
   const int64_t rows = g.kernel[0] * g.kernel[1];
   const int64_t width = g.kernel[2];
+  const bool last = !q_w.is_contiguous();
+  const int64_t ci_stride = last ? 1 : g.taps(), tap_stride = last ? g.ci : 1;
+  const int8_t* w = q_w.const_data_ptr<int8_t>();
   std::vector<int8_t> merged(g.co * g.ci * g.taps());
-  for (int64_t co = 0; co < g.co; ++co) {
+  for (int64_t co = 0; co < g.co; ++co, w += g.ci * g.taps()) {
     for (int64_t ci = 0; ci < g.ci; ++ci) {
       for (int64_t r = 0; r < rows; ++r) {
         for (int64_t x = 0; x < width; ++x) {
           merged[((co * width + x) * g.ci + ci) * rows + r] =
-              w[((co * g.ci + ci) * rows + r) * width + x];
+              w[ci * ci_stride + (r * width + x) * tap_stride];
         }
       }
     }
@@ -115,7 +119,7 @@ at::Tensor forward_cpu(const at::Tensor& q_x, float x_step, int32_t zero_point,
   view.groups = g.groups;
   view.lanes = g.co_per_group();
   if (merge) {
-    merged = merged_weight(w, g);
+    merged = merged_weight(q_w, g);
     view.data = merged.data();
     view.depth = g.ci * g.kernel[2];
     view.taps = g.kernel[0] * g.kernel[1];
@@ -124,7 +128,9 @@ at::Tensor forward_cpu(const at::Tensor& q_x, float x_step, int32_t zero_point,
     view.depth = g.ci_per_group();
     view.taps = g.taps();
   }
-  view.depth_stride = view.taps;
+  const bool last = !merge && !q_w.is_contiguous();
+  view.depth_stride = last ? 1 : view.taps;
+  view.tap_stride = last ? view.depth : 1;
   view.lane_stride = view.depth * view.taps;
   view.group_stride = view.lanes * view.lane_stride;
   for (int64_t t = 0; t < view.taps; ++t) view.tap_order.push_back(t);

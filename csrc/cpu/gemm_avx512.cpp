@@ -108,9 +108,39 @@ DAQ_MM_INLINE void store_column_with_stats(const Tile& tile, const BlockTask& ta
   moments.add_into(stats, C * kVector);
 }
 
+// Vectors C and C + 1 of all pixels of a tile, as whole cache lines of bfloat16.
+template <bool kBias, int C, typename Tile, int... P>
+DAQ_MM_INLINE void store_two_columns(const Tile& tile, const BlockTask& task,
+                                     const int64_t* out_at, Indices<P...>) {
+  constexpr OutKind kOut = OutKind::kBFloat16Native;
+  const auto low = load_column<kOut, kBias>(task.finish, C * kVector);
+  const auto high = load_column<kOut, kBias>(task.finish, (C + 1) * kVector);
+  uint8_t* out = task.out + C * kVector * kElementSize<kOut>;
+  (store_pair(finish<kOut, kBias>(tile.row[P].v[C], low),
+              finish<kOut, kBias>(tile.row[P].v[C + 1], high), out + out_at[P]),
+   ...);
+}
+
+template <bool kBias, typename Tile, typename Pixels>
+DAQ_MM_INLINE void store_whole_tile(const Tile& tile, const BlockTask& task,
+                                    const int64_t* out_at, Pixels all) {
+  store_two_columns<kBias, 0>(tile, task, out_at, all);
+  if constexpr (Tile::kColumns == 4) store_two_columns<kBias, 2>(tile, task, out_at, all);
+}
+
 template <OutKind kOut, typename Tile, typename Pixels, int... C>
 DAQ_MM_INLINE void store_tile(const Tile& tile, const BlockTask& task, const int64_t* out_at,
                               int64_t pixels, Pixels all, Indices<C...>) {
+  if constexpr (kOut == OutKind::kBFloat16Native && sizeof...(C) % 2 == 0) {
+    if (pixels >= Tile::kRows && task.lanes == sizeof...(C) * kVector) {
+      if (task.finish.bias != nullptr) {
+        store_whole_tile<true>(tile, task, out_at, all);
+      } else {
+        store_whole_tile<false>(tile, task, out_at, all);
+      }
+      return;
+    }
+  }
   if (task.finish.bias != nullptr) {
     (store_column<kOut, true, C>(tile, task, out_at, pixels, all), ...);
   } else {
@@ -132,6 +162,8 @@ DAQ_MM_INLINE void store_tile_with_stats(const Tile& tile, const BlockTask& task
 
 template <int kPixels, int kVectors>
 struct Tile {
+  static constexpr int kRows = kPixels;
+  static constexpr int kColumns = kVectors;
   Sums<kVectors> row[kPixels];
 };
 
@@ -146,7 +178,7 @@ DAQ_MM_INLINE void start_column(Tile& tile, const int32_t* offset, Indices<P...>
 template <OutKind kOut, int kVectors, int kPixels>
 DAQ_MM_INLINE void prefetch_next(const BlockTask& task, int64_t p) {
   constexpr int64_t kBytes = kVectors * kVector * kElementSize<kOut>;
-  if (!task.streaming) {
+  if (task.prefetch_results) {
     for (int i = 0; i < kPixels; ++i) {
       const uint8_t* out = task.out + task.out_at[p + i];
       for (int64_t at = 0; at < kBytes; at += 64) __builtin_prefetch(out + at, 1, 3);

@@ -15,6 +15,7 @@
 #include <c10/util/Half.h>
 
 #include "cpu/depthwise.h"
+#include "cpu/gemm_rows.h"
 #include "cpu/store_planes.h"
 
 namespace daq_mm::cpu {
@@ -27,10 +28,6 @@ constexpr int64_t kBlockPixels = 480;
 constexpr int64_t kBlockBytes = 256 * 1024;
 // Results of this size leave the caches before anyone reads them.
 constexpr int64_t kStreamingBytes = 32 * 1024 * 1024;
-
-int64_t round_up(int64_t value, int64_t multiple) {
-  return (value + multiple - 1) / multiple * multiple;
-}
 
 // One piece of work: pixels of a phase times some of the lane blocks.
 struct Item {
@@ -101,85 +98,6 @@ struct FinishArrays {
   }
 };
 
-// Pointers of a block's pixels under each tap, and where each pixel's results go.
-class Rows {
- public:
-  void fill(const RowSource& source, const Phase& phase, const Spatial& out_size,
-            int64_t first_pixel, int64_t pixels, int64_t out_pixel_bytes) {
-    stride = round_up(pixels, kRowPadding);
-    const int64_t taps = static_cast<int64_t>(phase.shifts.size());
-    pointers.resize(std::max<int64_t>(taps * stride, 1));
-    out_at.resize(pixels);
-    const uint8_t* pad = source.pad_row.data();
-    int64_t left = first_pixel;
-    Spatial at;  // output indices within the phase
-    at[2] = left % phase.count[2];
-    left /= phase.count[2];
-    at[1] = left % phase.count[1];
-    left /= phase.count[1];
-    at[0] = left % phase.count[0];
-    int64_t image = left / phase.count[0];
-    for (int64_t p = 0; p < pixels;) {
-      // A run along W, all in one line.
-      const int64_t run = std::min(phase.count[2] - at[2], pixels - p);
-      int64_t out = image;
-      for (int a = 0; a < 3; ++a) {
-        out = out * out_size[a] + phase.out_start[a] + at[a] * phase.out_step[a];
-      }
-      for (int64_t i = 0; i < run; ++i) {
-        out_at[p + i] = (out + i * phase.out_step[2]) * out_pixel_bytes;
-      }
-      for (int64_t t = 0; t < taps; ++t) {
-        fill_run(source, phase, phase.shifts[t], image, at, run, pad,
-                 pointers.data() + t * stride + p);
-      }
-      p += run;
-      at[2] += run;
-      for (int a = 2; a >= 0 && at[a] == phase.count[a]; --a) {
-        at[a] = 0;
-        ++(a == 0 ? image : at[a - 1]);
-      }
-    }
-    for (int64_t t = 0; t < taps; ++t) {
-      std::fill(pointers.begin() + t * stride + pixels, pointers.begin() + (t + 1) * stride, pad);
-    }
-    if (!source.last_row.empty()) {
-      const Spatial& in = source.size;
-      const uint8_t* last =
-          source.data + (source.n * in[0] * in[1] * in[2] - 1) * source.pixel_bytes;
-      std::replace(pointers.begin(), pointers.end(), last, source.last_row.data());
-    }
-  }
-
-  std::vector<const uint8_t*> pointers;
-  std::vector<int64_t> out_at;
-  int64_t stride = 0;
-
- private:
-  static void fill_run(const RowSource& source, const Phase& phase, const Spatial& shift,
-                       int64_t image, const Spatial& at, int64_t run, const uint8_t* pad,
-                       const uint8_t** to) {
-    const Spatial& in = source.size;
-    const int64_t d = at[0] * phase.multiplier[0] + shift[0];
-    const int64_t h = at[1] * phase.multiplier[1] + shift[1];
-    if (d < 0 || d >= in[0] || h < 0 || h >= in[1]) {
-      std::fill(to, to + run, pad);
-      return;
-    }
-    const int64_t step = phase.multiplier[2];
-    const int64_t w = at[2] * step + shift[2];  // of the run's first pixel
-    // Pixels first .. last - 1 are inside: 0 <= w + i * step < in[2].
-    const int64_t first = std::min(run, w >= 0 ? 0 : (-w + step - 1) / step);
-    const int64_t last = std::clamp<int64_t>((in[2] - w + step - 1) / step, first, run);
-    std::fill(to, to + first, pad);
-    const uint8_t* from =
-        source.data + (((image * in[0] + d) * in[1] + h) * in[2] + w) * source.pixel_bytes;
-    const int64_t bytes = step * source.pixel_bytes;
-    for (int64_t i = first; i < last; ++i) to[i] = from + i * bytes;
-    std::fill(to + last, to + run, pad);
-  }
-};
-
 // Contractions beyond int32: exact sums in int64, piece by piece. Rare, so plain.
 template <typename T>
 void long_block(const BlockTask& task, BlockKernel int32_kernel, const int64_t* exact_offset,
@@ -197,6 +115,7 @@ void long_block(const BlockTask& task, BlockKernel int32_kernel, const int64_t* 
       piece.rows = task.rows + tap * task.row_stride;
       piece.taps = 1;
       piece.streaming = false;
+      piece.prefetch_results = false;
       piece.rows_are_cold = false;
       piece.channel_offset = task.channel_offset + step * step_bytes;
       piece.steps = std::min(steps_each, task.steps - step);
@@ -289,6 +208,13 @@ class Gemm {
 
   void run() {
     split();
+    if (zeros_ == Zeros::kBeforehand) {
+      const int64_t bytes = p_.source.n * out_size_[0] * out_size_[1] * out_size_[2] * channels_ *
+                            element_;
+      at::parallel_for(0, bytes, 65536, [&](int64_t begin, int64_t end) {
+        std::memset(out_ + begin, 0, end - begin);
+      });
+    }
     const int64_t threads =
         std::min<int64_t>(at::get_num_threads(), static_cast<int64_t>(items_.size()));
     std::atomic<int64_t> next{0};
@@ -311,6 +237,17 @@ class Gemm {
   }
 
  private:
+  // Output pixels that no tap meets (stride above the kernel's size) are zeros. Written apart, they
+  // cost as much as computed ones: they are cleared before the others, if possible in the cache.
+  enum class Zeros { kNone, kByBlock, kBeforehand };
+
+  // Whether the sum of no products is stored as zero bytes: not -0, NaN or a bias.
+  bool untouched_are_zeros() const {
+    return p_.bias.empty() && !p_.depthwise &&
+           std::all_of(p_.scale.begin(), p_.scale.end(),
+                       [](float s) { return std::isfinite(s) && !std::signbit(s); });
+  }
+
   // Blocks of pixels, and of lanes where there are too few pixels for the threads.
   void split() {
     const int64_t threads = at::get_num_threads();
@@ -320,30 +257,40 @@ class Gemm {
     std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
       return p_.phases[a].shifts.size() > p_.phases[b].shifts.size();
     });
+    const int64_t with_taps =
+        std::count_if(p_.phases.begin(), p_.phases.end(),
+                      [](const Phase& phase) { return !phase.shifts.empty(); });
+    if (with_taps < static_cast<int64_t>(p_.phases.size()) && untouched_are_zeros()) {
+      zeros_ = with_taps == 1 && !planes_ ? Zeros::kByBlock : Zeros::kBeforehand;
+    }
     for (int32_t i : order) {
       const Phase& phase = p_.phases[i];
       const int64_t pixels = phase.pixels(p_.source.n);
-      if (pixels == 0) continue;
+      if (pixels == 0 || (zeros_ != Zeros::kNone && phase.shifts.empty())) continue;
       const int64_t row = p_.source.pixel_bytes * phase.multiplier[1] * phase.multiplier[2];
-      int64_t size = kBlockBytes / std::max<int64_t>(row, 1);
-      size = std::clamp<int64_t>(size, 96, kBlockPixels);
+      const int64_t size =
+          std::clamp<int64_t>(kBlockBytes / std::max<int64_t>(row, 1), 96, kBlockPixels);
       // An equal share for each thread in each round; sums must not depend on their number.
       const int64_t shares = stats_ != nullptr ? 2 : threads;
       const int64_t rounds = (pixels + size * shares - 1) / (size * shares);
-      size = (pixels + rounds * shares - 1) / (rounds * shares);
-      size = std::max<int64_t>(round_up(size, kRowPadding), kRowPadding);
-      const int64_t pixel_blocks = (pixels + size - 1) / size;
+      // Whole units of tiles, spread evenly: were each block rounded up, the last one would be
+      // short and the threads' shares unequal.
+      const int64_t units = (pixels + kRowPadding - 1) / kRowPadding;
+      const int64_t pixel_blocks = std::min(units, rounds * shares);
       int64_t lane_parts = 1;
       if (pixel_blocks < threads * 2) {
         lane_parts = std::min(blocks, (threads * 2 + pixel_blocks - 1) / pixel_blocks);
       }
+      // Other items' lanes may be there already.
+      if (zeros_ == Zeros::kByBlock && lane_parts > 1) zeros_ = Zeros::kBeforehand;
       if (stats_ != nullptr) stats_parts_.start(pixel_blocks, finish_.lanes);
-      for (int64_t first = 0; first < pixels; first += size) {
+      for (int64_t block = 0; block < pixel_blocks; ++block) {
+        const int64_t first = units * block / pixel_blocks * kRowPadding;
+        const int64_t stop = units * (block + 1) / pixel_blocks * kRowPadding;
         for (int64_t part = 0; part < lane_parts; ++part) {
           items_.push_back({i, static_cast<int32_t>(part * blocks / lane_parts),
                             static_cast<int32_t>((part + 1) * blocks / lane_parts), first,
-                            std::min(size, pixels - first),
-                            static_cast<int32_t>(first / size)});
+                            std::min(stop, pixels) - first, static_cast<int32_t>(block)});
         }
       }
     }
@@ -366,40 +313,51 @@ class Gemm {
     task.taps = static_cast<int64_t>(phase.shifts.size());
     task.steps = w.steps;
     task.tap_stride = 0;
-    task.streaming = streaming_;
+    task.streaming = streaming_ && zeros_ != Zeros::kByBlock;
+    task.prefetch_results = prefetch_results_ && !task.streaming;
     task.out_at = planes_ ? scratch_at.data() : rows.out_at.data();
+    if (zeros_ == Zeros::kByBlock) {
+      std::memset(out_ + rows.out_begin, 0, rows.out_end - rows.out_begin);
+    }
     for (int32_t b = item.first_block; b < item.last_block; ++b) {
       const LaneBlock& block = w.blocks[b];
-      const int64_t padded_lane = block.group * w.padded_lanes + block.first;
+      run_block(task, item, block, planes_ ? scratch.data() : nullptr);
+      if (!planes_) continue;
       const int64_t lane = block.group * group_lanes_ + block.first;
-      task.panel = w.panels.const_data_ptr<uint8_t>() + block.panel;
-      if (p_.depthwise) {
-        task.channel_offset = block.first * w.element;
-        task.panel += depthwise_phase_offset(capability_, phase.first_tap);
-      } else {
-        task.channel_offset = block.group * p_.group_channels * w.element;
-        task.tap_stride = w.tap_stride(block);
-        task.panel += phase.first_tap * task.tap_stride;
-      }
-      task.lanes = block.lanes;
-      task.finish.offset = finish_.offset.data() + item.phase * finish_.lanes + padded_lane;
-      task.finish.scale = finish_.scale.data() + padded_lane;
-      task.finish.bias = finish_.bias.empty() ? nullptr : finish_.bias.data() + padded_lane;
-      task.rows_are_cold = !p_.depthwise && task.taps == 1 && block.first == 0;
-      task.out = planes_ ? scratch.data() : out_ + lane * element_;
-      LaneStats stats;
-      if (stats_ != nullptr) {
-        stats = stats_parts_.of(item.part, padded_lane);
-        task.stats = &stats;
-      }
-      multiply(task, block.vectors,
-               finish_.exact_offset.data() + item.phase * finish_.lanes + padded_lane);
-      if (planes_) {
-        const int64_t plane = out_size_[0] * out_size_[1] * out_size_[2];
-        store_planes(scratch.data(), kMaxVectors * kVector, item.pixels, block.lanes, element_,
-                     rows.out_at.data(), out_, lane, channels_, plane);
-      }
+      const int64_t plane = out_size_[0] * out_size_[1] * out_size_[2];
+      store_planes(scratch.data(), kMaxVectors * kVector, item.pixels, block.lanes, element_,
+                   rows.out_at.data(), out_, lane, channels_, plane);
     }
+  }
+
+  // The task's pixels times one block of lanes, to `scratch` or, if that is null, to their place.
+  void run_block(BlockTask& task, const Item& item, const LaneBlock& block, uint8_t* scratch) {
+    const Phase& phase = p_.phases[item.phase];
+    const PackedWeights& w = p_.weights;
+    const int64_t padded_lane = block.group * w.padded_lanes + block.first;
+    const int64_t lane = block.group * group_lanes_ + block.first;
+    task.panel = w.panels.const_data_ptr<uint8_t>() + block.panel;
+    if (p_.depthwise) {
+      task.channel_offset = block.first * w.element;
+      task.panel += depthwise_phase_offset(capability_, phase.first_tap);
+    } else {
+      task.channel_offset = block.group * p_.group_channels * w.element;
+      task.tap_stride = w.tap_stride(block);
+      task.panel += phase.first_tap * task.tap_stride;
+    }
+    task.lanes = block.lanes;
+    task.finish.offset = finish_.offset.data() + item.phase * finish_.lanes + padded_lane;
+    task.finish.scale = finish_.scale.data() + padded_lane;
+    task.finish.bias = finish_.bias.empty() ? nullptr : finish_.bias.data() + padded_lane;
+    task.rows_are_cold = !p_.depthwise && task.taps == 1 && block.first == 0;
+    task.out = scratch != nullptr ? scratch : out_ + lane * element_;
+    LaneStats stats;
+    if (stats_ != nullptr) {
+      stats = stats_parts_.of(item.part, padded_lane);
+      task.stats = &stats;
+    }
+    multiply(task, block.vectors,
+             finish_.exact_offset.data() + item.phase * finish_.lanes + padded_lane);
   }
 
   // Statistics by channel; the extremes of the sums become those of the results.
@@ -458,6 +416,8 @@ class Gemm {
   FinishArrays finish_;
   Spatial out_size_{1, 1, 1};
   bool streaming_ = false;
+  const bool prefetch_results_ = !foresees_strided_stores();
+  Zeros zeros_ = Zeros::kNone;
   bool planes_ = false;  // results are contiguous (N, C, *spatial), not channels-last
   std::vector<Item> items_;
 };

@@ -62,6 +62,7 @@ struct BlockTask {
   // Hints, which only the AVX512 kernels take. streaming: store past the caches; needs 4-byte
   // results, whole vectors of lanes and 64-byte alignment of each.
   bool streaming = false;
+  bool prefetch_results = false;  // fetch the lines that the next tile writes
   bool rows_are_cold = false;  // one tap, and these rows have not been read before
   // Only for AVX512 kernels of unsigned rows and float results; or null.
   const LaneStats* stats = nullptr;

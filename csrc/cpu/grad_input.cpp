@@ -98,7 +98,9 @@ at::Tensor grad_input_cpu(const at::Tensor& q_g, const at::Tensor& q_w, const at
   view.lanes = g.ci_per_group();
   view.depth = g.co_per_group();
   view.taps = g.taps();
-  view.lane_stride = view.taps;
+  const bool last = !q_w.is_contiguous();
+  view.lane_stride = last ? 1 : view.taps;
+  view.tap_stride = last ? view.lanes : 1;
   view.depth_stride = view.lanes * view.taps;
   view.group_stride = view.depth * view.depth_stride;
   const int64_t met_taps = static_cast<int64_t>(view.tap_order.size());

@@ -11,8 +11,9 @@
 // pixels that meet there (grad_weight_positions.h) into panels and multiplies them tile by tile
 // (grad_weight_kernels.h). Convolutions with few input channels gather all taps of a position into
 // one row first, which then counts as the channels of a single tap. Groups of few channels are
-// treated as one with more, of which the tiles between different groups are left out. Ranges of positions have their
-// own int32 sums, of at most kMaxContraction products each, and are added up in int64.
+// treated as one with more, of which the tiles between different groups are left out. Ranges of
+// positions have their own int32 sums, of at most kMaxContraction products each, and are added up
+// in int64.
 
 #include "cpu/grad_weight.h"
 
@@ -29,6 +30,7 @@
 
 #include "checks.h"
 #include "cpu/grad_weight_kernels.h"
+#include "cpu/grad_weight_plan.h"
 #include "cpu/grad_weight_positions.h"
 #include "cpu/op_checks.h"
 #include "cpu/products.h"
@@ -37,16 +39,7 @@
 namespace daq_mm::cpu {
 namespace {
 
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
-
-constexpr int64_t kChunk = 784;      // positions whose panels stay in the caches together
-constexpr int64_t kRowChunk = 512;   // the same where rows of all taps are gathered
-constexpr int64_t kRowsBelow = 32;   // gather rows below this number of input channels a group
-constexpr int64_t kMaxBlock = 512;   // output channels of an item: their panels fit in L2
 constexpr int64_t kStreamBytes = int64_t{2} << 20;
-constexpr int64_t kMergeUpTo = 64;   // channels of groups that are treated as one: a pack block
-constexpr int64_t kSplitBytes = int64_t{4} << 20;  // sums that all ranges of positions may take
 
 template <typename T>
 struct AlignedDelete {
@@ -67,92 +60,6 @@ int64_t panel_bytes(int64_t groups, int64_t group_bytes) {
   return (lines | 1) * 64;
 }
 
-// Memory that will be packed soon, fetched into L2 little by little: each group of a tile touches
-// the next few bytes. A burst would fill the processor's miss buffers and hold up the tile itself.
-class Ahead {
- public:
-  // Spread [a, a + a_bytes) and [b, b + b_bytes) over `groups` groups.
-  void plan(const void* a, int64_t a_bytes, const void* b, int64_t b_bytes, int64_t groups) {
-    spans_[0] = {static_cast<const char*>(a), a_bytes};
-    spans_[1] = {static_cast<const char*>(b), b_bytes};
-    step_ = std::min(ceil_div(a_bytes + b_bytes, std::max(groups, int64_t{1})), int64_t{64});
-  }
-  // Where the next tile starts to fetch; it goes on by the returned bytes a group.
-  int64_t take(int64_t groups, const char** start) {
-    Span& span = spans_[spans_[0].bytes > 0 ? 0 : 1];
-    *start = span.at;
-    if (span.bytes <= 0) return 0;
-    span.at += groups * step_;
-    span.bytes -= groups * step_;
-    return step_;
-  }
-
- private:
-  struct Span {
-    const char* at = nullptr;
-    int64_t bytes = 0;
-  };
-  Span spans_[2];
-  int64_t step_ = 0;
-};
-
-struct Plan {
-  bool rows;            // all taps of a position are one row of channels
-  int64_t taps;         // 1 with rows
-  int64_t channels;     // of x, in a group: Ci / groups, times the taps with rows
-  int64_t x_panels;     // a group's
-  int64_t g_panels;
-  int64_t block;        // g panels of an item
-  int64_t blocks;
-  int64_t ranges;       // of positions
-  int64_t positions;    // of all ranges
-  int64_t chunk;
-
-  int64_t tiles() const { return g_panels * x_panels * taps; }
-
-  static Plan make(const ConvGeometry& geo, int64_t threads) {
-    Plan plan;
-    plan.rows = geo.ci_per_group() < kRowsBelow && geo.taps() > 1;
-    plan.taps = plan.rows ? 1 : geo.taps();
-    plan.channels = geo.ci_per_group() * (plan.rows ? geo.taps() : 1);
-    plan.x_panels = ceil_div(plan.channels, kXPanel);
-    plan.g_panels = ceil_div(geo.co_per_group(), kGPanel);
-    plan.positions = geo.grad_weight_contraction();
-    plan.chunk = plan.rows ? kRowChunk : kChunk;
-    // Threads share the positions while the ranges' sums stay small, otherwise output channels
-    // (each thread then packs x for itself).
-    const int64_t wanted = ceil_div(threads, geo.groups);
-    const int64_t sum_bytes = plan.tiles() * geo.groups * kTile * 4;
-    const int64_t affordable = std::max(kSplitBytes / sum_bytes, int64_t{1});
-    const int64_t useful = std::max(plan.positions / plan.chunk, int64_t{1});
-    plan.ranges = std::max(std::min({wanted, affordable, useful}),
-                           ceil_div(plan.positions, kMaxContraction));
-    const int64_t blocks = std::max(ceil_div(wanted, plan.ranges),
-                                    ceil_div(plan.g_panels * kGPanel, kMaxBlock));
-    plan.block = ceil_div(plan.g_panels, std::min(blocks, plan.g_panels));
-    plan.blocks = ceil_div(plan.g_panels, plan.block);
-    // Even chunks.
-    const int64_t range = ceil_div(plan.positions, plan.ranges);
-    plan.chunk = ceil_div(range, ceil_div(range, plan.chunk));
-    return plan;
-  }
-};
-
-// How many neighbouring groups to treat as one.
-int64_t groups_to_merge(const ConvGeometry& geo) {
-  int64_t merge = 1;
-  const int64_t channels = std::max(geo.ci_per_group(), geo.co_per_group());
-  for (int64_t n = 2; n <= geo.groups && n * channels <= kMergeUpTo; ++n) {
-    if (geo.groups % n == 0) merge = n;
-  }
-  return merge;
-}
-
-ConvGeometry with_groups(ConvGeometry geo, int64_t groups) {
-  geo.groups = groups;
-  return geo;
-}
-
 class GradWeight {
  public:
   // geo's groups may stand for several of dW's: `merged` of ci x co channels each.
@@ -170,13 +77,14 @@ class GradWeight {
         q_x_(q_x),
         q_g_(q_g),
         positions_(geo, q_x, q_g),
-        plan_(Plan::make(geo, at::get_num_threads())) {
+        plan_(Plan::make(geo, at::get_num_threads())),
+        evenly_spaced_(!plan_.rows && geo.stride == std::array<int64_t, 3>{1, 1, 1}) {
     // Sums go straight to dW where an item sees all positions and rows of dW are written densely.
     direct_ = plan_.ranges == 1 && (output.ci_stride == 1 || geo.taps() == 1);
-    whole_panels_ = merged.groups == 1 && direct_ && output.dtype == at::kFloat &&
+    whole_panels_ = merged.groups == 1 && output.dtype == at::kFloat &&
                     plan_.channels % kXPanel == 0 &&
-                    (!plan_.rows || output.ci_stride == 1);
-    stream_ = whole_panels_ && geo.co * output.co_stride * 4 >= kStreamBytes &&
+                    (output.ci_stride == 1 || (geo.taps() == 1 && !plan_.rows));
+    stream_ = whole_panels_ && direct_ && geo.co * output.co_stride * 4 >= kStreamBytes &&
               reinterpret_cast<uintptr_t>(output.data) % 64 == 0;
     const int64_t range = ceil_div(plan_.positions, plan_.ranges);
     if (!direct_ || range > plan_.chunk) {
@@ -311,6 +219,9 @@ class GradWeight {
       const int64_t channels = std::min(plan_.channels - channel, kPackBlock);
       kernels_.pack_x(s.x_pixels.data(), count, x_first + channel, channels, x_panel_bytes,
                       s.x.get());
+      if (evenly_spaced_ && channel + kPackBlock < plan_.channels) {
+        s.ahead.plan_lines(s.x_pixels[0] + x_first + channel + kPackBlock, geo_.ci, count);
+      }
       for (int64_t i = 0; i * kXPanel < channels; ++i) {
         const int64_t x_panel = channel / kXPanel + i;
         const uint8_t* x = s.x.get() + i * x_panel_bytes;
@@ -371,16 +282,25 @@ class GradWeight {
     }
   }
 
+  // Where a tile goes with whole_panels_.
+  struct DenseRows {
+    const float* scale;
+    float* out;
+  };
+  DenseRows dense_rows(int64_t group, int64_t g_panel, int64_t x_panel, int64_t tap) const {
+    const int64_t co = group * geo_.co_per_group() + g_panel * kGPanel;
+    return {output_.scale + co, static_cast<float*>(output_.data) + co * output_.co_stride +
+                                    tap * output_.tap_stride + x_panel * kXPanel};
+  }
+
   void store_tile(int32_t* tile, int64_t group, int64_t g_panel, int64_t x_panel, int64_t tap) {
     const int32_t* g_sums = sums_at(0, group, tap) + g_panel * kGPanel;
     if (whole_panels_) {
-      const int64_t co = group * geo_.co_per_group() + g_panel * kGPanel;
       int32_t excess[kGPanel];
       for (int64_t r = 0; r < kGPanel; ++r) excess[r] = zero_point_ * g_sums[r];
-      float* out = static_cast<float*>(output_.data) + co * output_.co_stride +
-                   tap * output_.tap_stride + x_panel * kXPanel;
-      kernels_.store(tile, tile_rows(g_panel), excess, output_.scale + co, out,
-                     output_.co_stride, stream_);
+      const DenseRows rows = dense_rows(group, g_panel, x_panel, tap);
+      kernels_.store(tile, tile_rows(g_panel), excess, rows.scale, rows.out, output_.co_stride,
+                     stream_);
       return;
     }
     for (int64_t r = 0; r < tile_rows(g_panel); ++r) {
@@ -412,6 +332,18 @@ class GradWeight {
   }
 
   void finish_tile(int64_t group, int64_t g_panel, int64_t x_panel, int64_t tap) {
+    if (whole_panels_) {
+      int64_t excess[kGPanel] = {};
+      for (int64_t range = 0; range < plan_.ranges; ++range) {
+        const int32_t* g_sums = sums_at(range, group, tap) + g_panel * kGPanel;
+        for (int64_t r = 0; r < kGPanel; ++r) excess[r] += int64_t{zero_point_} * g_sums[r];
+      }
+      const DenseRows rows = dense_rows(group, g_panel, x_panel, tap);
+      kernels_.store_sums(tile_at(0, group, g_panel, x_panel, tap),
+                          geo_.groups * plan_.tiles() * kTile, plan_.ranges, tile_rows(g_panel),
+                          excess, rows.scale, rows.out, output_.co_stride);
+      return;
+    }
     for (int64_t r = 0; r < tile_rows(g_panel); ++r) {
       int64_t sums[kXPanel] = {};
       for (int64_t range = 0; range < plan_.ranges; ++range) {
@@ -433,8 +365,9 @@ class GradWeight {
   const int8_t* const q_g_;
   const TapPositions positions_;
   const Plan plan_;
+  const bool evenly_spaced_;  // x's pixels of neighbouring positions are neighbours
   bool direct_;
-  bool whole_panels_;            // dW is float32 in rows of whole panels
+  bool whole_panels_;            // dW is float32, a tile's row is dense there
   bool stream_;                  // and large enough to be written past the caches
   Buffer<int32_t> tiles_;        // [range][group][g panel][x panel][tap][8][32]
   std::vector<int32_t> g_sums_;  // [range][group][tap][sum_channels_]

@@ -156,8 +156,8 @@ void tile(const uint8_t* x, const int8_t* g, int64_t groups, bool accumulate, in
 }  // namespace
 
 const GradWeightKernels& grad_weight_kernels_avx2() {
-  static const GradWeightKernels kernels{kGroup,     pack_x,       pack_g,   tile,
-                                         store_tile, pack_g_block, depthwise};
+  static const GradWeightKernels kernels{kGroup,     pack_x, pack_g,       tile,
+                                         store_tile, store_sums_plain, pack_g_block, depthwise};
   return kernels;
 }
 

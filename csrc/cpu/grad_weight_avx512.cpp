@@ -201,11 +201,32 @@ void store_tile(const int32_t* tile, int64_t rows, const int32_t* excess, const 
   }
 }
 
+void store_sums(const int32_t* tile, int64_t range_stride, int64_t ranges, int64_t rows,
+                const int64_t* excess, const float* scale, float* out, int64_t row_stride) {
+  for (int64_t r = 0; r < rows; ++r, tile += kXPanel, out += row_stride) {
+    const __m512i less = _mm512_set1_epi64(-excess[r]);
+    const __m256 factor = _mm256_set1_ps(scale[r]);
+    __m512i sums[kXPanel / 8] = {less, less, less, less};
+    const int32_t* from = tile;
+    for (int64_t range = 0; range < ranges; ++range, from += range_stride) {
+#pragma GCC unroll 4
+      for (int i = 0; i < kXPanel / 8; ++i) {
+        const auto* part = reinterpret_cast<const __m256i*>(from + 8 * i);
+        sums[i] = _mm512_add_epi64(sums[i], _mm512_cvtepi32_epi64(_mm256_loadu_si256(part)));
+      }
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < kXPanel / 8; ++i) {
+      _mm256_storeu_ps(out + 8 * i, _mm256_mul_ps(_mm512_cvtepi64_ps(sums[i]), factor));
+    }
+  }
+}
+
 }  // namespace
 
 const GradWeightKernels& grad_weight_kernels_avx512() {
-  static const GradWeightKernels kernels{kGroup,     pack_x,       pack_g,   tile,
-                                         store_tile, pack_g_block, depthwise};
+  static const GradWeightKernels kernels{kGroup,     pack_x, pack_g,       tile,
+                                         store_tile, store_sums, pack_g_block, depthwise};
   return kernels;
 }
 

@@ -50,6 +50,10 @@ struct GradWeightKernels {
   // first `rows` rows; past the caches if `stream`, which needs whole cache lines.
   void (*store)(const int32_t* tile, int64_t rows, const int32_t* excess, const float* scale,
                 float* out, int64_t row_stride, bool stream);
+  // The same of the sums over `ranges` tiles, `range_stride` apart, in int64:
+  // out[r * row_stride + i] = float(sum of tile[r][i] - excess[r]) * scale[r].
+  void (*store_sums)(const int32_t* tile, int64_t range_stride, int64_t ranges, int64_t rows,
+                     const int64_t* excess, const float* scale, float* out, int64_t row_stride);
 
   // Depthwise: g packed as [groups][kPackBlock][group], and
   // sums[i] += sum over p of x[p][i] * g[p][i] for the block's channels.
@@ -58,6 +62,19 @@ struct GradWeightKernels {
   void (*depthwise)(const uint8_t* const* pixels, int64_t count, int64_t offset, int64_t channels,
                     const int8_t* packed_g, int32_t* sums);
 };
+
+// store_sums where there are no instructions for it.
+inline void store_sums_plain(const int32_t* tile, int64_t range_stride, int64_t ranges,
+                             int64_t rows, const int64_t* excess, const float* scale, float* out,
+                             int64_t row_stride) {
+  for (int64_t r = 0; r < rows; ++r, tile += kXPanel, out += row_stride) {
+    for (int64_t i = 0; i < kXPanel; ++i) {
+      int64_t sum = -excess[r];
+      for (int64_t range = 0; range < ranges; ++range) sum += tile[range * range_stride + i];
+      out[i] = static_cast<float>(sum) * scale[r];
+    }
+  }
+}
 
 const GradWeightKernels& grad_weight_kernels_scalar();
 #if defined(__x86_64__)

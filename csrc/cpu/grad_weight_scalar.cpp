@@ -84,8 +84,8 @@ void depthwise(const uint8_t* const* pixels, int64_t count, int64_t offset, int6
 }  // namespace
 
 const GradWeightKernels& grad_weight_kernels_scalar() {
-  static const GradWeightKernels kernels{kGroup,     pack_x,       pack_g,   tile,
-                                         store_tile, pack_g_block, depthwise};
+  static const GradWeightKernels kernels{kGroup,     pack_x, pack_g,       tile,
+                                         store_tile, store_sums_plain, pack_g_block, depthwise};
   return kernels;
 }
 

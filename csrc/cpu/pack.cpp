@@ -41,7 +41,8 @@ void pack_words(const WeightView& view, const LaneBlock& block, const int64_t* p
     std::fill(to, to + steps * kVector * 2, 0);
     for (int64_t k = 0; k < view.depth; ++k) {
       for (int64_t lane = 0; lane < block.lanes; ++lane) {
-        const int8_t value = data[lane * view.lane_stride + k * view.depth_stride + tap];
+        const int8_t value =
+            data[lane * view.lane_stride + k * view.depth_stride + tap * view.tap_stride];
         to[((k / 2) * kVector + lane) * 2 + k % 2] = value;
         if (sums != nullptr) sums[place[tap] * sums_stride + lane] += value;
       }
@@ -60,12 +61,9 @@ PackedWeights pack_weights(const WeightView& view, Capability capability, bool w
   packed.padded_lanes = (view.lanes + kVector - 1) / kVector * kVector;
   packed.blocks = split_lanes(view, max_vectors(capability));
   int64_t size = 0;
-  std::vector<std::pair<int64_t, int64_t>> vectors;  // (block, vector in it)
-  for (size_t b = 0; b < packed.blocks.size(); ++b) {
-    LaneBlock& block = packed.blocks[b];
+  for (LaneBlock& block : packed.blocks) {
     block.panel = size;
     size += view.taps * packed.tap_stride(block);
-    for (int64_t v = 0; v < block.vectors; ++v) vectors.emplace_back(b, v);
   }
   packed.panels = at::empty({std::max<int64_t>(size, 64)}, at::kByte);
   const int64_t sums_stride = view.groups * packed.padded_lanes;
@@ -74,39 +72,41 @@ PackedWeights pack_weights(const WeightView& view, Capability capability, bool w
   for (int64_t i = 0; i < view.taps; ++i) place[view.tap_order[i]] = i;
 
   uint8_t* panels = packed.panels.data_ptr<uint8_t>();
-  const int64_t bytes_each = std::max<int64_t>(1, size / std::max<size_t>(vectors.size(), 1));
-  const int64_t grain = std::max<int64_t>(1, 16384 / bytes_each);
-  at::parallel_for(0, vectors.size(), grain, [&](int64_t begin, int64_t end) {
-    std::vector<int32_t> vector_sums(with_sums ? view.taps * kVector : 0);
+  const int64_t count = static_cast<int64_t>(packed.blocks.size());
+  const int64_t grain = std::max<int64_t>(1, 16384 * count / std::max<int64_t>(size, 1));
+  at::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) {
+    std::vector<int32_t> panel_sums;
     for (int64_t i = begin; i < end; ++i) {
-      const LaneBlock& block = packed.blocks[vectors[i].first];
-      const int64_t lane = vectors[i].second * kVector;  // within the block
+      const LaneBlock& block = packed.blocks[i];
       int64_t* sums =
-          with_sums ? packed.sums.data() + block.group * packed.padded_lanes + block.first + lane
+          with_sums ? packed.sums.data() + block.group * packed.padded_lanes + block.first
                     : nullptr;
       if (!bytes) {
         pack_words(view, block, place.data(), packed.steps,
                    reinterpret_cast<int16_t*>(panels + block.panel), sums, sums_stride);
         continue;
       }
-      PackVectorTask task;
-      task.data = view.data + block.group * view.group_stride +
-                  (block.first + lane) * view.lane_stride;
-      task.lanes = std::min(kVector, block.lanes - lane);
+      PackTask task;
+      task.data = view.data + block.group * view.group_stride + block.first * view.lane_stride;
+      task.vectors = block.vectors;
+      task.lanes = block.lanes;
       task.depth = view.depth;
       task.taps = view.taps;
       task.lane_stride = view.lane_stride;
       task.depth_stride = view.depth_stride;
+      task.tap_stride = view.tap_stride;
       task.place = place.data();
-      task.out = panels + block.panel + lane * 4;
+      task.out = panels + block.panel;
       task.place_stride = packed.tap_stride(block);
-      task.step_stride = block.vectors * kVector * 4;
-      task.sums = with_sums ? vector_sums.data() : nullptr;
+      const int64_t lanes = block.vectors * kVector;
+      if (with_sums) panel_sums.resize(view.taps * lanes);
+      task.sums = with_sums ? panel_sums.data() : nullptr;
 #if defined(__x86_64__)
-      pack_vector_avx512(task);
+      pack_panel_avx512(task);
 #endif
-      for (size_t j = 0; j < vector_sums.size(); ++j) {
-        sums[static_cast<int64_t>(j / kVector) * sums_stride + j % kVector] = vector_sums[j];
+      for (size_t j = 0; j < panel_sums.size(); ++j) {
+        const int64_t at = static_cast<int64_t>(j);
+        sums[at / lanes * sums_stride + at % lanes] = panel_sums[j];
       }
     }
   });

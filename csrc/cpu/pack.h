@@ -14,7 +14,8 @@
 
 namespace daq_mm::cpu {
 
-// Int8 weights in memory: data[g * group_stride + lane * lane_stride + k * depth_stride + tap].
+// Int8 weights in memory: data[g * group_stride + lane * lane_stride + k * depth_stride +
+// tap * tap_stride].
 struct WeightView {
   const int8_t* data = nullptr;
   int64_t groups = 1;
@@ -24,6 +25,7 @@ struct WeightView {
   int64_t group_stride = 0;
   int64_t lane_stride = 0;
   int64_t depth_stride = 0;
+  int64_t tap_stride = 1;
   std::vector<int64_t> tap_order;  // tap_order[packed place] = tap in memory
 };
 
@@ -56,21 +58,22 @@ struct PackedWeights {
 
 PackedWeights pack_weights(const WeightView& view, Capability capability, bool with_sums);
 
-// One vector (16 lanes) of a panel in the bytes layout.
-struct PackVectorTask {
+// One panel in the bytes layout.
+struct PackTask {
   const int8_t* data;  // of the first lane
-  int64_t lanes;       // 1..16, the others become zero
+  int64_t vectors;
+  int64_t lanes;  // 1..16 * vectors, the others become zero
   int64_t depth;
   int64_t taps;
   int64_t lane_stride;
   int64_t depth_stride;
+  int64_t tap_stride;
   const int64_t* place;  // place[tap in memory] = packed place
   uint8_t* out;          // of place 0, step 0
   int64_t place_stride;  // bytes
-  int64_t step_stride;   // bytes
-  int32_t* sums;         // [place][16], overwritten; or null
+  int32_t* sums;         // [place][lane], overwritten; or null
 };
 
-void pack_vector_avx512(const PackVectorTask& task);
+void pack_panel_avx512(const PackTask& task);
 
 }  // namespace daq_mm::cpu

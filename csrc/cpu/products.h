@@ -2,7 +2,8 @@
 // without the dispatcher. The registered ops check their arguments and then call these; here the
 // caller guarantees dtypes, sizes and layouts as stated.
 //
-// 8-bit activations and gradients are dense channels-last (NHWC / NDHWC); weights are contiguous.
+// 8-bit activations and gradients are dense channels-last (NHWC / NDHWC); weights are contiguous or
+// channels-last.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +24,8 @@ struct QuantizedX {
   int32_t zero_point;
 };
 
-// q int8 contiguous, w's size; step float32 (1,), or (Ci,) for folded weights.
+// q int8, w's size, in w's memory order (contiguous or channels-last); step float32 (1,), or (Ci,)
+// for folded weights.
 struct QuantizedW {
   at::Tensor q;
   at::Tensor step;
@@ -48,8 +50,8 @@ at::Tensor stats_of_cpu(const at::Tensor& y);
 
 // Y = float(sum of (q_x - zero_point) * q_w) * (x_step * w_step) + bias, in out_dtype (float32,
 // bfloat16, float16; int32 for the bare sums), in `format`: channels-last (of the rank) or
-// contiguous. q_x uint8 channels-last, q_w int8 contiguous, zero_point 0..255. `stats`, if given,
-// becomes what stats_of_cpu gives for Y, which must be channels-last.
+// contiguous. q_x uint8 channels-last, q_w int8 contiguous or channels-last, zero_point 0..255.
+// `stats`, if given, becomes what stats_of_cpu gives for Y, which must be channels-last.
 at::Tensor forward_cpu(const at::Tensor& q_x, float x_step, int32_t zero_point,
                        const at::Tensor& q_w, float w_step, const std::optional<at::Tensor>& bias,
                        const ConvGeometry& geometry, at::ScalarType out_dtype,
@@ -58,7 +60,7 @@ at::Tensor forward_cpu(const at::Tensor& q_x, float x_step, int32_t zero_point,
 // ---- grad_input.cpp ----
 
 // dX = float(sum of q_g * q_w) * step, in out_dtype and `format` as above. q_g int8 channels-last,
-// q_w int8 contiguous, step float32 (Ci,) or (1,) contiguous.
+// q_w int8 contiguous or channels-last, step float32 (Ci,) or (1,) contiguous.
 at::Tensor grad_input_cpu(const at::Tensor& q_g, const at::Tensor& q_w, const at::Tensor& step,
                           const ConvGeometry& geometry, at::ScalarType out_dtype,
                           at::MemoryFormat format);

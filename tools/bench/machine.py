@@ -90,7 +90,7 @@ def peak_gops(device: torch.device) -> float | None:
         return None
     from daq_mm import _C
 
-    return _C.cpu_peak_gops(0.3) if hasattr(_C, "cpu_peak_gops") else None
+    return _C.cpu_peak_gops(0.1) if hasattr(_C, "cpu_peak_gops") else None
 
 
 def copy_bandwidth(device: torch.device) -> float:
