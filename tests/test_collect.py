@@ -109,6 +109,15 @@ def test_changed_settings_are_cells_of_their_own(folder):
     assert table.difference["daq, epochs=9"] == pytest.approx(10.0)
 
 
+def test_precision_between_the_convolutions_is_compared_with_plain_fp32(folder):
+    fields = dict(options={"optim_wrapper.type": "BF16OptimWrapper"}, label="bf16 between")
+    for seed in range(3):
+        write(folder, record("daq", seed, 0.7, **fields))
+    table = summary_of(folder).set_index("method")
+    fp32 = table["mean"]["fp32"]
+    assert table.difference["daq, bf16 between"] == pytest.approx(70 - fp32)
+
+
 def test_without_fp32_there_is_no_difference(tmp_path):
     table = summary_of(write(tmp_path / "r", record("daq"), record("paper")))
     assert table.difference.isna().all()

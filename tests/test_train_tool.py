@@ -135,6 +135,16 @@ def test_identity_names_what_was_changed(tiny_data):
     assert identity("--int8", "--settings", "mcs_k=1.1", "--label", "k")["label"] == "k"
 
 
+def test_autocast_goes_with_int8_or_stands_alone(tiny_data):
+    assert identity("--amp")["recipe"] == "bf16"
+    assert identity("--amp")["options"] == {}
+    both = identity("--int8", "--amp")
+    assert (both["recipe"], both["options"]) == ("daq", {"optim_wrapper.type": "BF16OptimWrapper"})
+    assert merge("--int8", "--amp").optim_wrapper.type == "BF16OptimWrapper"
+    with pytest.raises(UsageError, match="--amp contradicts --recipe fp32"):
+        merge("--recipe", "fp32", "--amp")
+
+
 def test_a_suite_hands_its_settings_over(tiny_data):
     suite = tiny_data / "suite.json"
     settings = {"exclude": ["neck.*", "bbox_head.*"], "convert_first": True, "mcs_lambda": 0.2}

@@ -21,6 +21,7 @@ from common.configs import (
     set_recipe,
     set_settings,
     settings_of,
+    use_bf16,
 )
 from common.provenance import plain
 from common.schema import PRIMARY_METRICS, label_of
@@ -38,8 +39,12 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="RECIPE",
         help="train in INT8 by this recipe (default: daq)",
     )
-    precision.add_argument("--amp", action="store_true", help="train under bfloat16 autocast")
     precision.add_argument("--recipe", help="fp32, bf16 or an INT8 recipe; for scripts")
+    parser.add_argument(
+        "--amp",
+        action="store_true",
+        help="train under bfloat16 autocast; in INT8, what lies between the convolutions",
+    )
     parser.add_argument("--work-dir", help="logs, checkpoints (default: work_dirs/CONFIG_RECIPE)")
     parser.add_argument(
         "--resume",
@@ -85,9 +90,13 @@ def merge_args(args: argparse.Namespace):
     cfg = load_config(args.config, args.cfg_options)
     if args.threads is not None and args.threads < 1:
         raise UsageError(f"--threads {args.threads} must be at least 1")
-    recipe = args.recipe or args.int8 or ("bf16" if args.amp else None)
+    recipe = args.recipe or args.int8
     if recipe:
         set_recipe(cfg, recipe)
+    if args.amp:
+        if recipe == "fp32":
+            raise UsageError("--amp contradicts --recipe fp32; --amp alone trains in bfloat16")
+        use_bf16(cfg)
     if args.settings:
         set_settings(cfg, args.settings)
     if args.allow_reference:
@@ -149,6 +158,8 @@ def identity_of(cfg, args: argparse.Namespace) -> dict:
     for suffix in ("_fp32", "_bf16", "_int8", "_int8_paper"):
         stem = stem.removesuffix(suffix)
     options = {name: plain(value) for name, value in (args.cfg_options or {}).items()}
+    if args.amp and recipe_of(cfg) != "bf16":
+        options["optim_wrapper.type"] = cfg.optim_wrapper.type
     label = label_of(args.settings, options) if args.label is None else args.label
     return {
         "task": task,

@@ -16,6 +16,9 @@ from common.schema import read_record
 #: What a row of the summary is about, besides recipe and label.
 KEYS = ["task", "network", "dataset", "variant"]
 
+#: Overrides that change a method's precision and not its task, so that FP32 is still its baseline.
+PRECISION_OPTIONS = ("optim_wrapper.type",)
+
 #: Nested fields of a record that stay whole in the table of runs.
 WHOLE = ("curve", "machine", "versions")
 
@@ -39,8 +42,8 @@ def read_records(paths: list[Path]) -> pd.DataFrame:
     """One row a finished run.
 
     Columns: the record's plain fields, `curve`, `machine` and `versions`; `method` (recipe and
-    label); `variant` (the config's overrides as JSON: runs that differ in them are never
-    compared); `settings` (as JSON); `commit` (its sha); `file`.
+    label); `variant` (the config's overrides as JSON, precision's left out: runs that differ in
+    them are never compared); `settings` (as JSON); `commit` (its sha); `file`.
 
     Raises:
         UsageError: no records, a broken one, or two of the same run.
@@ -57,7 +60,7 @@ def read_records(paths: list[Path]) -> pd.DataFrame:
         row = {k: v for k, v in record.items() if k in WHOLE or not isinstance(v, (dict, list))}
         row["commit"] = record["commit"].get("sha")
         row["method"] = method_name(record["recipe"], record["label"])
-        row["variant"] = json.dumps(record["options"], sort_keys=True)
+        row["variant"] = _variant(record["options"])
         row["settings"] = json.dumps(record["settings"], sort_keys=True)
         rows.append({**row, "file": file})
     if not rows:
@@ -68,6 +71,11 @@ def read_records(paths: list[Path]) -> pd.DataFrame:
         first = repeated.iloc[0]
         raise UsageError(f"two records of {first.network}, {first.method}, seed {first.seed}")
     return frame
+
+
+def _variant(options: dict) -> str:
+    task = {name: value for name, value in options.items() if name not in PRECISION_OPTIONS}
+    return json.dumps(task, sort_keys=True)
 
 
 def method_name(recipe: str, label: str) -> str:
