@@ -17,8 +17,10 @@ COMMITTED = (
     (sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("results/cpu/emr-2cores/train_*.json")),
      "results/cpu/emr-2cores", "speed", ["README.md"]),
     ([f"results/cpu/emr-2cores/ops_{name}.json" for name in
-      ("resnet50", "resnet50_1thread", "mobilenetv2", "retinanet_head")],
+      ("resnet50", "resnet50_1thread", "vgg16", "mobilenetv2", "retinanet_head", "slowonly_r50")],
      "results/cpu/emr-2cores", "ops", []),
+    (["results/cpu/emr-2cores/ops_resnet50.json", "--layers"],
+     "results/cpu/emr-2cores", "ops_layers", ["csrc/README.md"]),
 )  # fmt: skip
 
 CONDITIONS = {
