@@ -3,7 +3,8 @@
 //   q_g = g on its threshold's grid;  dX = q_g *T q_w,  dW = q_x (star) q_g,  db = sum of g
 //
 // g float of any layout, q_x uint8 channels-last. g is quantized once where both products use the
-// same thresholds (folded with channel_grad_weight, or neither), twice otherwise.
+// same thresholds (folded with channel_grad_weight, or neither), twice otherwise; to bytes + 128
+// where the products take those (products.h).
 
 #include <ATen/ops/empty.h>
 #include <torch/library.h>

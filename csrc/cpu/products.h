@@ -63,9 +63,9 @@ at::Tensor forward_cpu(const at::Tensor& q_x, float x_step, int32_t zero_point,
 // and grad-weight's packing undoes at no cost.
 bool takes_moved_gradient(const ConvGeometry& geometry);
 
-// dX = float(sum of q_g * q_w) * step, in out_dtype and `format` as above. q_g channels-last, int8 or
-// (takes_moved_gradient) uint8,
-// q_w int8 contiguous or channels-last, step float32 (Ci,) or (1,) contiguous.
+// dX = float(sum of q_g * q_w) * step, in out_dtype and `format` as above. q_g channels-last, int8
+// or, where takes_moved_gradient says so, uint8 of values + 128; q_w int8 contiguous or
+// channels-last, step float32 (Ci,) or (1,) contiguous.
 at::Tensor grad_input_cpu(const at::Tensor& q_g, const at::Tensor& q_w, const at::Tensor& step,
                           const ConvGeometry& geometry, at::ScalarType out_dtype,
                           at::MemoryFormat format);
