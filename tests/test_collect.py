@@ -230,6 +230,15 @@ def test_wrong_records_are_told(tmp_path, folder, capsys):
         records.read_records([tmp_path / "gone.json"])
 
 
+def test_runs_with_different_metrics_are_never_compared(tmp_path):
+    folder = write(tmp_path / "r", record("fp32"), record("daq", metric="pascal_voc/mAP"))
+    words = "net on digits have different metrics: coco/bbox_mAP, pascal_voc/mAP"
+    with pytest.raises(UsageError, match=words):
+        records.read_records([folder])
+    write(folder, record("fp32", metric="pascal_voc/mAP"))
+    assert list(summary_of(folder).metric) == ["pascal_voc/mAP"] * 2
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -242,7 +251,7 @@ def test_wrong_records_are_told(tmp_path, folder, capsys):
         (dict(value="0.5"), "value='0.5', which is of a wrong type"),
         (dict(seed=True), "seed=True, which is of a wrong type"),
         (dict(seconds=-1.0), "seconds=-1.0, which must be greater than 0"),
-        (dict(metric="acc/top1"), "that of detection is 'coco/bbox_mAP'"),
+        (dict(metric="acc/top1"), "allowed for detection: coco/bbox_mAP, pascal_voc/mAP"),
         (dict(task="speech"), "allowed: classification, detection, video"),
     ],
 )

@@ -46,7 +46,8 @@ def read_records(paths: list[Path]) -> pd.DataFrame:
     them are never compared); `settings` (as JSON); `commit` (its sha); `file`.
 
     Raises:
-        UsageError: no records, a broken one, or two of the same run.
+        UsageError: no records, a broken one, two of the same run, or runs of one network on one
+            data set with different metrics.
     """
     rows = []
     for file in record_files(paths):
@@ -70,6 +71,10 @@ def read_records(paths: list[Path]) -> pd.DataFrame:
     if len(repeated):
         first = repeated.iloc[0]
         raise UsageError(f"two records of {first.network}, {first.method}, seed {first.seed}")
+    for (_, network, dataset, _), group in frame.groupby(KEYS):
+        if group.metric.nunique() > 1:
+            metrics = ", ".join(sorted(set(group.metric)))
+            raise UsageError(f"records of {network} on {dataset} have different metrics: {metrics}")
     return frame
 
 
