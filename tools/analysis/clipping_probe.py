@@ -74,37 +74,42 @@ class _Sums:
 
 
 class LayerThresholds:
-    """The thresholds of one layer by each setting, float32 (Co + 1,), and what they share.
+    """The thresholds of one layer by each setting, and what the settings share.
 
     Args:
         channels: Co.
         configs: of the settings; quantizer 'mcs', one discriminator_interval.
+
+    Attributes:
+        state: float32 (settings, Co + 1).
     """
 
     def __init__(self, channels: int, configs: Sequence[DAQConfig]) -> None:
-        self.configs = configs
-        self.state = [torch.zeros(channels + 1) for _ in configs]
+        self.interval = configs[0].discriminator_interval
+        self.state = torch.zeros(len(configs), channels + 1)
         self.tail_probability = torch.ones(channels + 1)
-        self.seen = 0
+        self.seen = torch.zeros(1, dtype=torch.int64)
+        columns = [(1.0 - c.mcs_k * c.mcs_a, c.mcs_a, c.mcs_lambda) for c in configs]
+        self.decay, self.gain, self.limit = torch.tensor(columns).split(1, dim=1)
+        self.capped = torch.tensor([c.cap_at_maximum for c in configs])
 
-    def update(self, g: Tensor) -> list[Tensor]:
-        """Thresholds for the gradient g (N, Co, *out) by each setting; moves the states on."""
+    def update(self, g: Tensor) -> Tensor:
+        """Thresholds (settings, Co + 1) for the gradient g (N, Co, *out); moves the states on."""
         maxima = reference.absolute_maximum(g, (0, *range(2, g.dim())))
         maxima = torch.cat([maxima, maxima.amax().view(1)])
-        if self.seen % self.configs[0].discriminator_interval == 0:
+        if int(self.seen) % self.interval == 0:
             self.tail_probability = reference._tail_probability(g)
-        self.seen += 1
-        return [
-            ops.thresholds_from_maxima(
-                *(maxima, state, self.tail_probability, torch.zeros(1, dtype=torch.int64)),
-                mcs=True,
-                decay=1.0 - config.mcs_k * config.mcs_a,
-                gain=config.mcs_a,
-                cap=config.cap_at_maximum,
-                gaussian_above=config.mcs_lambda,
+        used = torch.empty_like(self.state)
+        for cap in (False, True):  # the package's rule, for all settings at once
+            rows = self.capped == cap
+            state = self.state[rows]
+            used[rows] = reference.move_thresholds(
+                *(maxima, state, self.tail_probability, torch.zeros(1, dtype=torch.int64), True),
+                *(self.decay[rows], self.gain[rows], cap, self.limit[rows]),
             )
-            for config, state in zip(self.configs, self.state)
-        ]
+            self.state[rows] = state
+        self.seen += 1
+        return used
 
 
 class ClippingProbe(Hook):
@@ -165,7 +170,7 @@ class ClippingProbe(Hook):
             if x is not None and isinstance(module.padding, tuple):
                 self._measure(name, module, x.float(), g, found)
 
-    def _measure(self, name, module, x: Tensor, g: Tensor, found: list[Tensor]) -> None:
+    def _measure(self, name, module, x: Tensor, g: Tensor, found: Tensor) -> None:
         """Add one use of a layer to the sums of its iteration."""
         w = module.weight.detach().float()
         geometry = {
