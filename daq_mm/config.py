@@ -41,6 +41,8 @@ class DAQConfig:
             point and keeps the float activation for it (SwitchBack).
         grad_input: thresholds of the gradient in grad-input: 'folded' (one a channel, folded
             into the weights), 'global' (one a tensor; the paper) or 'sample' (as above).
+        gradient_zero: whether the gradient's grid has a point at zero. False is DoReFa's grid of
+            2**bits points at odd multiples of half a step, for grad_weight and grad_input 'sample'.
         activation_bits, weight_bits, gradient_bits: of the grids, 4 to 8. Fewer than 8 are
             stored in 8 bits and quantized by the reference: for accuracy, not for speed.
         unsigned_activations: put an activation without negative values on the grid 0..255
@@ -78,6 +80,7 @@ class DAQConfig:
     grad_weight: str = "channel"
     grad_input: str = "folded"
     unsigned_activations: bool = True
+    gradient_zero: bool = True
     keep_gradient_mean: bool = False
     rounding: str = "nearest"
     rounding_seed: int = 0
@@ -118,6 +121,11 @@ class DAQConfig:
             raise ValueError(
                 f"keep_gradient_mean=True is not made for grad_weight={self.grad_weight!r}; "
                 "allowed with it: channel, tensor"
+            )
+        if not self.gradient_zero and not self.grad_weight == self.grad_input == "sample":
+            raise ValueError(
+                "gradient_zero=False is made for grad_weight='sample' and grad_input='sample'; "
+                f"got {self.grad_weight!r} and {self.grad_input!r}"
             )
         _check(self.ui8_interval >= 1, "ui8_interval", self.ui8_interval, "at least 1")
         finite = 0 <= self.ui8_alpha < float("inf")
@@ -223,20 +231,30 @@ RECIPES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "gvq": {**_PAPER, "gradient_quantizer": "absmax"},
         "mcs": {**_PAPER, "grad_weight": "tensor"},
         "global": {**_PAPER, "gradient_quantizer": "absmax", "grad_weight": "tensor"},
-        # Other papers' quantization of the gradient, on the same forward pass.
+        # Other papers' treatment of the gradient, on the forward pass of `paper`, so that a
+        # difference in accuracy comes from the gradient. README.md here tells each deviation.
+        #
+        # UI8: one threshold a layer, of the smallest cosine distance; stochastic rounding; the
+        # layer's update scaled down by that distance (alpha = 20, beta = 0.1 are the paper's).
         "ui8": {
             **_PAPER,
             "gradient_quantizer": "ui8",
             "grad_weight": "tensor",
             "rounding": "stochastic",
         },
+        # DoReFa: each sample scaled by its maximum, 2**bits points without zero, noise of half a
+        # step each way. Its weights (tanh, scaled to [-1, 1]) and activations (cut to [0, 1]) are
+        # left out on purpose: they make another network, which needs batch norm everywhere.
         "dorefa": {
             **_PAPER,
             "gradient_quantizer": "absmax",
             "grad_weight": "sample",
             "grad_input": "sample",
+            "gradient_zero": False,
             "rounding": "stochastic",
         },
+        # SwitchBack: grad-weight in floating point, the other two products in INT8. One threshold
+        # a tensor for x and g on purpose, where a linear layer has one a row; see README.md.
         "switchback": {**_PAPER, "gradient_quantizer": "absmax", "grad_weight": "float"},
     }
 )

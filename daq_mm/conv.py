@@ -138,6 +138,7 @@ def _backward_op(config: DAQConfig) -> Callable:
         grad_weight=config.grad_weight,
         w_bits=config.weight_bits,
         g_bits=config.gradient_bits,
+        g_zero=config.gradient_zero,
     )
 
 
@@ -210,14 +211,15 @@ def observe_gradient(
     observer: observe.Observer, g: Tensor, threshold: Tensor, config: DAQConfig
 ) -> None:
     """Record noise and clipping of g (N, Co, *out) by the thresholds that grad-weight uses."""
-    column = (-1, *([1] * (g.dim() - 2)))
+    bits = config.gradient_bits
     if config.grad_weight == "sample":
-        used = limit = ops.sample_thresholds(g)
+        limit, zero = ops.sample_thresholds(g), config.gradient_zero
+        g_hat = ops.dequantize_by_sample(*ops.quantize_by_sample(g, None, bits, zero), zero)
     else:  # with grad_weight="float", grad-input's
         used = threshold[:-1] if config.grad_weight == "channel" else threshold[-1:]
-        limit = used.view(column)
-    q_g = ops.quantize_g(g, used, bits=config.gradient_bits)
-    observer.record("g", g, q_g.float() * (limit / signed_levels(config.gradient_bits)))
+        limit = used.view(-1, *([1] * (g.dim() - 2)))
+        g_hat = ops.quantize_g(g, used, bits=bits).float() * (limit / signed_levels(bits))
+    observer.record("g", g, g_hat)
     observer.record_clipping(g, limit)
 
 

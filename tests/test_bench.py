@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,17 @@ def test_provenance_has_the_fields_and_is_json(tmp_path):
     write_json(tmp_path / "new" / "x.json", document)
     assert json.loads((tmp_path / "new" / "x.json").read_text()) == document
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["x.json"]
+
+
+def test_a_package_from_elsewhere_is_told(tmp_path, monkeypatch, capsys):
+    """As in a second checkout: the commit is the tools', and the package is another one's."""
+    other = types.ModuleType("daq_mm")
+    other.__file__ = str(tmp_path / "daq_mm/__init__.py")
+    monkeypatch.setitem(sys.modules, "daq_mm", other)
+    for _ in range(2):
+        assert provenance()["commit"]["other_package"] is True
+    told = capsys.readouterr().err
+    assert told.count("warning: daq_mm is imported from") == 1 and str(tmp_path) in told
 
 
 def test_provenance_imports_neither_torch_nor_anything_else_heavy():

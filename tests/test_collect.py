@@ -121,7 +121,7 @@ def test_precision_between_the_convolutions_is_compared_with_plain_fp32(folder):
 def test_without_fp32_there_is_no_difference(tmp_path):
     table = summary_of(write(tmp_path / "r", record("daq"), record("paper")))
     assert table.difference.isna().all()
-    assert "—" not in tables.markdown(table, Published())
+    assert "—" not in tables.markdown(tables.rows(table, Published()), [])
 
 
 def test_files_splice_and_check(folder, tmp_path):
@@ -171,7 +171,8 @@ def test_times_can_be_left_out(folder, tmp_path):
 
 def test_latex_is_a_complete_tabular(folder):
     table = summary_of(folder).assign(network="a_b & 50%")
-    text = tables.latex(table, read_published(PUBLISHED))
+    published = read_published(PUBLISHED)
+    text = tables.latex(tables.rows(table, published), tables.notes(table, published))
     assert text.count("\\begin{") == text.count("\\end{") == 1
     assert r"a\_b \& 50\%" in text
     assert r"52.00 $\pm$ 1.00" in text
@@ -184,7 +185,10 @@ def test_latex_is_a_complete_tabular(folder):
 
 def test_published_figures_stand_in_the_table_marked(folder, tmp_path):
     published = read_published(PUBLISHED)
-    text = tables.markdown(summary_of(folder), published, times=False)
+    table = summary_of(folder)
+    text = tables.markdown(
+        tables.rows(table, published, times=False), tables.notes(table, published)
+    )
     line = next(line for line in text.splitlines() if "76.59" in line)
     assert "paper †" in line
     assert "+0.09" in line
@@ -230,6 +234,15 @@ def test_wrong_records_are_told(tmp_path, folder, capsys):
         records.read_records([tmp_path / "gone.json"])
 
 
+def test_runs_with_different_metrics_are_never_compared(tmp_path):
+    folder = write(tmp_path / "r", record("fp32"), record("daq", metric="pascal_voc/mAP"))
+    words = "net on digits have different metrics: coco/bbox_mAP, pascal_voc/mAP"
+    with pytest.raises(UsageError, match=words):
+        records.read_records([folder])
+    write(folder, record("fp32", metric="pascal_voc/mAP"))
+    assert list(summary_of(folder).metric) == ["pascal_voc/mAP"] * 2
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -242,7 +255,7 @@ def test_wrong_records_are_told(tmp_path, folder, capsys):
         (dict(value="0.5"), "value='0.5', which is of a wrong type"),
         (dict(seed=True), "seed=True, which is of a wrong type"),
         (dict(seconds=-1.0), "seconds=-1.0, which must be greater than 0"),
-        (dict(metric="acc/top1"), "that of detection is 'coco/bbox_mAP'"),
+        (dict(metric="acc/top1"), "allowed for detection: coco/bbox_mAP, pascal_voc/mAP"),
         (dict(task="speech"), "allowed: classification, detection, video"),
     ],
 )
@@ -308,6 +321,10 @@ def test_committed_records_are_sound_and_all_in_a_manifest():
 @pytest.mark.parametrize("arguments", commands(), ids=lambda a: a[0])
 def test_committed_tables_and_documents_are_current(arguments, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
+    args = collect_results.parse_args(arguments)
+    made = (args.out / f"{args.name}.sha256").exists()
+    if not made and not any(path.exists() for path in args.records):
+        pytest.skip(f"{arguments[0]} is not published yet: neither records nor tables are there")
     assert collect_results.main([*arguments, "--check"]) == 0, capsys.readouterr().out
 
 

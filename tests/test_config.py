@@ -37,6 +37,7 @@ def test_recipes_of_other_papers():
     assert (ui8.gradient_quantizer, ui8.grad_weight, ui8.grad_input) == ("ui8", "tensor", "global")
     assert (ui8.ui8_interval, ui8.ui8_alpha, ui8.ui8_beta) == (100, 20.0, 0.1)
     assert (dorefa.grad_weight, dorefa.grad_input) == ("sample", "sample")
+    assert not dorefa.gradient_zero and ui8.gradient_zero and switchback.gradient_zero
     assert ui8.rounding == dorefa.rounding == "stochastic" and switchback.rounding == "nearest"
     assert (switchback.grad_weight, switchback.grad_input) == ("float", "global")
     assert not any(c.unsigned_activations for c in (ui8, dorefa, switchback))
@@ -90,6 +91,10 @@ def test_make_from_dict_and_name():
         ({"warmup_iters": -1}, "warmup_iters=-1 must be at least 0"),
         ({"discriminator_interval": 0}, "discriminator_interval=0 must be at least 1"),
         ({"rounding_seed": -1}, "rounding_seed=-1 must be in [0, 2**31)"),
+        (
+            {"recipe": "dorefa", "grad_input": "global"},
+            "gradient_zero=False is made for grad_weight='sample' and grad_input='sample'; got",
+        ),
         (
             {"recipe": "dorefa", "keep_gradient_mean": True},
             "keep_gradient_mean=True is not made for grad_weight='sample'; allowed with it:",

@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
 from daq_mm import DAQConv1d, DAQConv2d, DAQConv3d, ops
+from daq_mm.ops import reference
 from tolerances import FLOAT32_ROUNDINGS
 
 CASES = [
@@ -76,6 +77,17 @@ def dequantize(v, threshold, levels=127):
     return torch.round((v.float() * inverse).clamp(-levels, levels)).double() * step
 
 
+def dorefa(g, bits, noise=0.0):
+    """DoReFa-Net's gradient quantizer as its paper writes it (equation 12), in float64.
+
+    `noise` is N(k) in units of a step, uniform in -1/2 to 1/2.
+    """
+    n = 2**bits - 1
+    maximum = g.double().abs().amax(tuple(range(1, g.dim())), keepdim=True)
+    inside = (g.double() / (2 * maximum) + 0.5 + noise / n).clamp(0, 1)
+    return 2 * maximum * (torch.round(inside * n) / n - 0.5)
+
+
 def expected(layer, x, g, config, s_tensor=None):
     """Y, dX, dW, db in float64 from operands quantized by plain, independent PyTorch.
 
@@ -110,6 +122,8 @@ def expected(layer, x, g, config, s_tensor=None):
         "tensor": dequantize(g, g.abs().max() if s_tensor is None else s_tensor, g_levels),
         "sample": dequantize(g, g.abs().amax(list(range(1, g.dim())), keepdim=True), g_levels),
     }
+    if not config.gradient_zero:
+        g_hat["sample"] = dorefa(g, g_bits)
     x_weight, g_weight = x_hat, g_hat.get(config.grad_weight)
     if config.grad_weight == "float":
         x_weight, g_weight = x.double(), g.double()
@@ -187,6 +201,7 @@ def narrow(x, w, g, **fields):
         narrow(7, 6, 5, recipe="gvq", grad_input="folded"),
         dict(recipe="dorefa", rounding="nearest"),
         narrow(4, 5, 6, recipe="dorefa", rounding="nearest"),
+        dict(recipe="dorefa", rounding="nearest", gradient_zero=True),
         dict(recipe="daq", grad_input="sample"),
         dict(recipe="ui8", rounding="nearest", ui8_beta=1.0),
         narrow(8, 8, 5, recipe="ui8", rounding="nearest", ui8_beta=1.0),
@@ -289,9 +304,34 @@ def test_dorefa_is_unbiased_and_scales_each_sample():
     total, count = torch.zeros_like(g, dtype=torch.float64), 300
     for _ in range(count):
         total += run(layer, x, g)[1]
-    step = g.abs().amax((1, 2, 3), keepdim=True) / 127
+    step = 2 * g.abs().amax((1, 2, 3), keepdim=True) / 255
     # A mean of `count` draws with standard deviation at most half a step, at 6 sigma.
     assert ((total / count - g) / step).abs().max() < 6 * 0.5 / count**0.5
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
+def test_dorefa_against_the_formula_of_its_paper(bits, rounding):
+    """With the same noise, value by value; float32 may take the other side of a tie."""
+    g = torch.randn(3, 5, 12, 12) ** 3 * torch.tensor([1.0, 1e-4, 30.0]).view(3, 1, 1, 1)
+    g[:, :, ::2] = 0  # as below a ReLU
+    g[0, 0, 1, :2] = g[0].abs().amax() * torch.tensor([1.0, -1.0])
+    seed = torch.tensor([1234]) if rounding == "stochastic" else None
+    noise = 0.0 if seed is None else reference.uniform_from_index(g.shape, seed).double() - 0.5
+    q_g, step = ops.quantize_by_sample(g, seed, bits, zero=False)
+    assert (int(q_g.min()), int(q_g.max())) == (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    found = ops.dequantize_by_sample(q_g, step, zero=False)
+    # Halves go up here and to the even neighbour there, and a value of zero lies on a half.
+    off = (found.double() - dorefa(g, bits, noise)).abs() / step.view(-1, 1, 1, 1)
+    if rounding == "nearest":
+        assert off[g == 0].max() < 1e-4
+    assert ((off < 1e-4) | ((off - 1).abs() < 1e-4)).all()
+    assert (off > 0.5).float().mean() < 1e-3
+    zeros = (found / step.view(-1, 1, 1, 1))[g == 0]
+    assert (zeros.abs() - 0.5).abs().max() < 1e-6
+    if rounding == "stochastic":  # a mean of n signs, at 6 sigma
+        assert abs(float(zeros.sign().mean())) < 6 / zeros.numel() ** 0.5
+        assert float(found.abs().max() / g.abs().max()) == pytest.approx(1, abs=1e-6)
 
 
 def test_ui8_scales_the_update_of_weight_and_bias_by_the_deviation(backend):

@@ -20,7 +20,7 @@ def operands(x_size, kernel, co, signed=True, **options):
     kernel = list(geometry.w_size[2:])
     low, zero_point = (1, 128) if signed else (0, 0)
     q_x = channels_last(torch.randint(low, 256, x_size, dtype=torch.uint8))
-    q_g = channels_last(torch.randint(-127, 128, geometry.out_size, dtype=torch.int8))
+    q_g = channels_last(torch.randint(-128, 128, geometry.out_size, dtype=torch.int8))
     x_qparams = torch.tensor([0.0173, zero_point], dtype=torch.float32)
     g_step = torch.rand(co) * 1e-3
     return (q_x, x_qparams, q_g, g_step, kernel), args

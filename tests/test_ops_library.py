@@ -117,6 +117,7 @@ def calls():
             f32,
             5,
             4,
+            False,
         ),
     }
 

@@ -14,6 +14,7 @@ from common.schema import read_record  # noqa: E402
 from toy_runner import ToyData, toy_runner  # noqa: E402
 
 IDENTITY = dict(task="classification", network="toy", dataset="toy", recipe="fp32", seed=0)
+IDENTITY["metric"] = "accuracy/top1"
 
 
 class Accuracy(BaseMetric):

@@ -166,7 +166,11 @@ def test_identity_takes_the_task_of_the_config(tiny_data):
     args = train_tool.parse_args([CONFIG])
     cfg = train_tool.merge_args(args)
     cfg.task = "classification"
-    assert train_tool.identity_of(cfg, args)["task"] == "classification"
+    with pytest.raises(UsageError, match="coco/bbox_mAP, which is no metric of classification"):
+        train_tool.identity_of(cfg, args)
+    cfg.val_evaluator = dict(type="daq_mm.models.Accuracy")
+    found = train_tool.identity_of(cfg, args)
+    assert (found["task"], found["metric"]) == ("classification", "accuracy/top1")
     cfg.task = "speech"
     with pytest.raises(UsageError, match="task 'speech' is unknown; allowed: classification, det"):
         train_tool.identity_of(cfg, args)

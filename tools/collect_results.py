@@ -2,7 +2,9 @@
 """Make tables and figures of run records: FP32, AMP and INT8 side by side, with spread.
 
 Writes NAME.csv, NAME.md, NAME.tex (booktabs) and NAME.sha256 (fingerprints of the records, for
-`sha256sum -c`); with --figures also NAME_*.svg and NAME_*.png; with --html a report of one file.
+`sha256sum -c`); with --matrices also NAME_methods (networks by methods) and NAME_ablation (against
+one global threshold) as .md and .tex; with --figures also NAME_*.svg and NAME_*.png; with --html a
+report of one file. With --suite, runs that it asks for and that are not there are told.
 """
 
 from __future__ import annotations
@@ -31,6 +33,12 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--published", type=Path, help="figures of the papers, to stand in the tables too"
     )
+    parser.add_argument(
+        "--suite", type=Path, nargs="*", default=[], help="suites whose missing runs to tell"
+    )
+    parser.add_argument(
+        "--matrices", action="store_true", help="also tables of networks by methods, and ablation"
+    )
     parser.add_argument("--figures", action="store_true", help="draw figures beside the tables")
     parser.add_argument(
         "--html", type=Path, help="write a report of one file, to open in a browser"
@@ -48,28 +56,41 @@ def main(arguments: list[str] | None = None) -> int:
     """Write (or check) the tables and figures, and splice the table into documents."""
     args = parse_args(arguments)
     frame = records.read_records(args.records)
-    table = summary.summarize(frame)
+    table = summary.summarize(frame, expected=expected_of(args, frame))
     published = read_published(args.published)
     times = not args.without_times
-    text = tables.markdown(table, published, times)
+    body, notes = tables.rows(table, published, times), tables.notes(table, published)
+    text = tables.markdown(body, notes)
     manifest = records.manifest(frame, args.out)
     files = {
         args.out / f"{args.name}.csv": tables.csv(table, published),
         args.out / f"{args.name}.md": text + "\n",
-        args.out / f"{args.name}.tex": tables.latex(table, published, times),
+        args.out / f"{args.name}.tex": tables.latex(body, notes),
         args.out / f"{args.name}.sha256": manifest,
     }
+    further = matrices_of(frame, table, published) if args.matrices else {}
+    for name, (body, notes) in further.items():
+        files[args.out / f"{args.name}_{name}.md"] = tables.markdown(body, notes) + "\n"
+        files[args.out / f"{args.name}_{name}.tex"] = tables.latex(body, notes)
     for path in args.splice:
-        files[path] = tables.splice(path.read_text(), args.name, text, path)
+        document = tables.splice(path.read_text(), args.name, text, path)
+        for name, content in further.items():
+            if tables.MARKERS[0].format(name=f"{args.name}_{name}") in document:
+                words = tables.markdown(*content)
+                document = tables.splice(document, f"{args.name}_{name}", words, path)
+        files[path] = document
     fingerprint = hashlib.sha256(manifest.encode()).hexdigest()
     if args.html:
         from collect.report import report
 
         files[args.html] = report(
-            frame, table, published, fingerprint, times=times, draw=not args.check
+            *(frame, table, published, fingerprint),
+            further=further,
+            times=times,
+            draw=not args.check,
         )
     if args.check:
-        return _check(args, files, fingerprint, table)
+        return _check(args, files, fingerprint, frame, table)
     for path, content in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
@@ -79,23 +100,40 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def expected_of(args: argparse.Namespace, frame):
+    """The runs that the suites ask for; None without a suite."""
+    if not args.suite:
+        return None
+    from collect.suite import expected_runs
+
+    return expected_runs(args.suite, frame)
+
+
+def matrices_of(frame, table, published) -> dict[str, tuple[list, list[str]]]:
+    """(rows, notes) by name: 'methods', and 'ablation' where there are runs for it."""
+    from collect import matrices
+
+    found = {"methods": matrices.methods(table), "ablation": matrices.ablation(frame, published)}
+    return {name: content for name, content in found.items() if content[0]}
+
+
 def _draw(args: argparse.Namespace, frame, table, fingerprint: str) -> None:
     from collect import figures
 
-    for name in figures.names(table, not args.without_times):
+    for name in figures.names(frame, table, not args.without_times):
         stem = args.out / f"{args.name}_{name}"
         figure = figures.draw(name, frame, table)
         for path, content in figures.files_of(figure, stem, fingerprint).items():
             path.write_bytes(content)
 
 
-def _check(args: argparse.Namespace, files: dict[Path, str], fingerprint: str, table) -> int:
+def _check(args: argparse.Namespace, files: dict[Path, str], fingerprint: str, frame, table) -> int:
     """1 if a file is missing or is not what these records give, else 0; tells which."""
     stale = [path for path, content in files.items() if not _same(path, content)]
     if args.figures:
         from collect import figures
 
-        for name in figures.names(table, not args.without_times):
+        for name in figures.names(frame, table, not args.without_times):
             paths = [args.out / f"{args.name}_{name}.{kind}" for kind in figures.FORMATS]
             stale += [path for path in paths if not figures.shows(path, fingerprint)]
     for path in stale:

@@ -23,8 +23,9 @@ from common.configs import (
     settings_of,
     use_bf16,
 )
+from common.metrics import metric_of
 from common.provenance import plain
-from common.schema import PRIMARY_METRICS, label_of
+from common.schema import METRICS, label_of
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -143,16 +144,14 @@ def identity_of(cfg, args: argparse.Namespace) -> dict:
     """The fields that tell this run from others in the tables.
 
     Raises:
-        UsageError: a config with a `task` that the tables do not know.
+        UsageError: a config with a `task` or an evaluator that the tables do not know.
     """
     task = cfg.get("task") or ("video" if cfg.get("default_scope") == "mmaction" else "detection")
-    if task not in PRIMARY_METRICS:
-        raise UsageError(
-            f"config's task {task!r} is unknown; allowed: {', '.join(PRIMARY_METRICS)}"
-        )
+    if task not in METRICS:
+        raise UsageError(f"config's task {task!r} is unknown; allowed: {', '.join(METRICS)}")
     dataset = cfg.train_dataloader.dataset
-    while "dataset" in dataset:
-        dataset = dataset["dataset"]
+    while "dataset" in dataset or "datasets" in dataset:  # RepeatDataset, ConcatDataset, ...
+        dataset = dataset["dataset"] if "dataset" in dataset else dataset["datasets"][0]
     root = dataset.get("data_root") or Path(dataset.get("ann_file", "unknown")).parent
     stem = Path(args.config.split("::")[-1]).stem
     for suffix in ("_fp32", "_bf16", "_int8", "_int8_paper"):
@@ -167,6 +166,7 @@ def identity_of(cfg, args: argparse.Namespace) -> dict:
         "dataset": Path(str(root)).name,
         "recipe": recipe_of(cfg),
         "seed": args.seed,
+        "metric": metric_of(cfg, task),
         "config": args.config,
         "settings": settings_of(cfg),
         "options": options,
@@ -194,6 +194,7 @@ def main(arguments: list[str] | None = None) -> None:
     from daq_mm.reproducible import EpochSeedHook
 
     cfg = merge_args(args)
+    identity = identity_of(cfg, args) if args.record else None
     words = use_allocator(args.allocator)
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -203,10 +204,8 @@ def main(arguments: list[str] | None = None) -> None:
     if args.threads:
         torch.set_num_threads(args.threads)  # the runner's set-up may have changed it
     runner.register_hook(EpochSeedHook())
-    if args.record:
-        runner.register_hook(
-            RecordHook(args.record, {**identity_of(cfg, args), "allocator": words})
-        )
+    if identity is not None:
+        runner.register_hook(RecordHook(args.record, {**identity, "allocator": words}))
     runner.train()
 
 

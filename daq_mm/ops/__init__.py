@@ -9,7 +9,13 @@ from .backend import (
     kernels_built,
     set_cpu_capability,
 )
-from .composed import composed_backward, composed_forward, sample_thresholds
+from .composed import (
+    composed_backward,
+    composed_forward,
+    dequantize_by_sample,
+    quantize_by_sample,
+    sample_thresholds,
+)
 from .conv import conv_backward, conv_forward, forward, grad_input, grad_weight
 from .direction import update_direction_threshold
 from .dropped_mean import dropped_mean_grad_weight
@@ -45,6 +51,7 @@ __all__ = [
     "conv_forward",
     "conv_forward_stats",
     "cpu_capability",
+    "dequantize_by_sample",
     "dropped_mean_grad_weight",
     "float_grad_weight",
     "forward",
@@ -57,6 +64,7 @@ __all__ = [
     "norm_backward_coefficients",
     "norm_backward_maxima",
     "norm_backward_quantize",
+    "quantize_by_sample",
     "quantize_g",
     "quantize_w",
     "quantize_w_folded",

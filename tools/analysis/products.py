@@ -42,7 +42,7 @@ def product_errors(x: Tensor, w: Tensor, g: Tensor, geometry: dict) -> dict[str,
     maxima = reference.absolute_maximum(g, (0, *range(2, g.dim())))
     threshold = torch.cat([maxima, maxima.amax().view(1)])
     exact_w = ops.float_grad_weight(x_hat.double(), g.double(), w.double(), **geometry)
-    exact_x = _float_grad_input(x, w, g, geometry)
+    exact_x = float_grad_input(x, w, g, geometry)
 
     def backward(vectorized: bool, seed: Tensor | None = None) -> tuple[Tensor, Tensor]:
         dx, dw, _ = ops.conv_backward(
@@ -86,7 +86,7 @@ def dropped_mean(x_hat: Tensor, w: Tensor, g: Tensor, threshold: Tensor, geometr
     return dropped.view(-1, *([1] * (w.dim() - 1))) * sums
 
 
-def _float_grad_input(x: Tensor, w: Tensor, g: Tensor, geometry: dict) -> Tensor:
+def float_grad_input(x: Tensor, w: Tensor, g: Tensor, geometry: dict) -> Tensor:
     """dX = G *T W in float64, by autograd."""
     rank = x.dim() - 2
     pads = geometry["padding"]

@@ -6,7 +6,9 @@ import hashlib
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -18,6 +20,13 @@ KEYS = ["task", "network", "dataset", "variant"]
 
 #: Overrides that change a method's precision and not its task, so that FP32 is still its baseline.
 PRECISION_OPTIONS = ("optim_wrapper.type",)
+
+#: Recipes with products that fused units do not compute, by the settings that say so.
+OWN_PRODUCTS = {
+    "dorefa": {"grad_weight": "sample", "grad_input": "sample"},
+    "switchback": {"grad_weight": "float"},
+}
+UNFUSED = "unfused"
 
 #: Nested fields of a record that stay whole in the table of runs.
 WHOLE = ("curve", "machine", "versions")
@@ -41,12 +50,13 @@ def record_files(paths: list[Path]) -> list[Path]:
 def read_records(paths: list[Path]) -> pd.DataFrame:
     """One row a finished run.
 
-    Columns: the record's plain fields, `curve`, `machine` and `versions`; `method` (recipe and
-    label); `variant` (the config's overrides as JSON, precision's left out: runs that differ in
-    them are never compared); `settings` (as JSON); `commit` (its sha); `file`.
+    Columns: the record's plain fields, `curve`, `machine` and `versions`; `method` (recipe, label,
+    and 'unfused' where that is not in the label); `variant` (of `variant_of`: runs that differ in
+    it are never compared); `settings` (as JSON); `commit` (its sha); `file`.
 
     Raises:
-        UsageError: no records, a broken one, or two of the same run.
+        UsageError: no records, a broken one, two of the same run, or runs of one network on one
+            data set with different metrics.
     """
     rows = []
     for file in record_files(paths):
@@ -59,8 +69,8 @@ def read_records(paths: list[Path]) -> pd.DataFrame:
             continue
         row = {k: v for k, v in record.items() if k in WHOLE or not isinstance(v, (dict, list))}
         row["commit"] = record["commit"].get("sha")
-        row["method"] = method_name(record["recipe"], record["label"])
-        row["variant"] = _variant(record["options"])
+        row["method"] = method_name(record["recipe"], record["label"], record["settings"])
+        row["variant"] = variant_of(record["options"])
         row["settings"] = json.dumps(record["settings"], sort_keys=True)
         rows.append({**row, "file": file})
     if not rows:
@@ -70,17 +80,37 @@ def read_records(paths: list[Path]) -> pd.DataFrame:
     if len(repeated):
         first = repeated.iloc[0]
         raise UsageError(f"two records of {first.network}, {first.method}, seed {first.seed}")
+    for (_, network, dataset, _), group in frame.groupby(KEYS):
+        if group.metric.nunique() > 1:
+            metrics = ", ".join(sorted(set(group.metric)))
+            raise UsageError(f"records of {network} on {dataset} have different metrics: {metrics}")
     return frame
 
 
-def _variant(options: dict) -> str:
+def variant_of(options: Mapping[str, Any]) -> str:
+    """The config's overrides as JSON, those of its precision left out."""
     task = {name: value for name, value in options.items() if name not in PRECISION_OPTIONS}
     return json.dumps(task, sort_keys=True)
 
 
-def method_name(recipe: str, label: str) -> str:
-    """How a table names a cell's method: the recipe, and what was changed in it."""
-    return f"{recipe}, {label}" if label else recipe
+def method_name(recipe: str, label: str, settings: Mapping[str, Any]) -> str:
+    """How a table names a cell's method: the recipe, what was changed in it, and 'unfused'."""
+    mark = UNFUSED if is_unfused(recipe, settings) and "fuse=" not in label else ""
+    return ", ".join(filter(None, (recipe, label, mark)))
+
+
+def is_unfused(recipe: str, settings: Mapping[str, Any]) -> bool:
+    """Whether an INT8 run computes its blocks layer by layer, because it must or was told to.
+
+    As `DAQConfig.suits_units`, which cannot be asked without torch.
+    """
+    fields = {**OWN_PRODUCTS.get(recipe, {}), **settings}
+    return recipe not in ("fp32", "bf16") and (
+        fields.get("fuse") is False
+        or fields.get("grad_weight") in ("sample", "float")
+        or fields.get("grad_input") == "sample"
+        or any(fields.get(f"{what}_bits", 8) != 8 for what in ("activation", "weight", "gradient"))
+    )
 
 
 def manifest(frame: pd.DataFrame, folder: Path) -> str:

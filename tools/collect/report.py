@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from string import Template
@@ -16,12 +17,16 @@ from .palette import colour_of
 from .published import Published
 from .records import KEYS
 from .summary import rank
-from .tables import spread
+from .tables import UNFUSED_NOTE, has_unfused, seeds, spread
 
 FOLDER = Path(__file__).parent
 NO_FIGURE = '<svg class="figure"></svg>'
 #: Points that the plot of an interval reaches at most; longer intervals end in arrows.
 LONGEST_REACH = 5.0
+#: Titles of further tables; columns of theirs that hold words; what their cells sort by.
+FURTHER = {"methods": "Networks by methods", "ablation": "Ablation, against one threshold"}
+WORDS = ("task", "network", "method", "gradient", "verdict")
+NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
 CAPTIONS = {
     "difference": "Difference to FP32",
     "speed": "Accuracy against speed",
@@ -35,6 +40,7 @@ def report(
     published: Published,
     fingerprint: str,
     *,
+    further: Mapping[str, tuple[list[dict[str, str]], list[str]]] | None = None,
     times: bool = True,
     draw: bool = True,
 ) -> str:
@@ -44,6 +50,7 @@ def report(
         frame: the runs, of `read_records`.
         table: the cells, of `summarize`.
         fingerprint: SHA-256 of the records' manifest.
+        further: rows and notes of further tables, by the names of `FURTHER`.
         times: show seconds and speeds.
         draw: draw the figures; without, their places are empty, as `without_figures` leaves them.
     """
@@ -52,6 +59,8 @@ def report(
     tiles = [html.tile(len(frame), "runs"), html.tile(table.network.nunique(), "networks")]
     tiles += [html.tile(table.recipe.nunique(), "methods")]
     tiles += [html.tile(int((verdicts == word).sum()), word) for word in VERDICTS]
+    if table.missing.any():
+        tiles.append(html.tile(int(table.missing.sum()), "runs of the suite missing"))
     methods = sorted(set(frame.recipe), key=lambda recipe: (rank(recipe), recipe))
     return Template((FOLDER / "report.html").read_text()).substitute(
         style=(FOLDER / "report.css").read_text(),
@@ -63,6 +72,8 @@ def report(
         task_chips=html.chips("task", sorted(set(frame.task))),
         method_chips=html.chips("method", methods),
         results=_results(table, recipes, times),
+        unfused=f"<p>{escape(UNFUSED_NOTE)}</p>" if has_unfused(table) else "",
+        further="\n".join(_further(name, *found) for name, found in (further or {}).items()),
         curves=_curves(frame, recipes, draw),
         figures_heading="Differences, speed and memory" if times else "Differences and memory",
         figures=_figures(frame, table, times, draw),
@@ -126,7 +137,7 @@ def _result_cells(row, colour: str, reach: float, times: bool) -> list[Cell]:
         Cell(row.task),
         Cell(network, name, markup=True),
         Cell(html.dot(colour, row.method), f"{rank(row.recipe)} {row.method}", markup=True),
-        number(row.n, "d"),
+        number(row.n, text=seeds({"n": row.n, "missing": row.missing})),
         number(row.mean, text=spread(row.mean, row.std)),
         number(_float(row.difference), text=words),
         Cell(plot, _float(row.low), markup=True),
@@ -136,16 +147,43 @@ def _result_cells(row, colour: str, reach: float, times: bool) -> list[Cell]:
     ]
 
 
+def _further(name: str, rows: list[dict[str, str]], notes: list[str]) -> str:
+    """A section with a table whose cells are words; those that begin with a number sort by it."""
+    heads = list(rows[0])
+    kinds = {head: "number" if head not in WORDS and _numeric(rows, head) else "" for head in heads}
+    body = []
+    for row in rows:
+        data = {"task": row["task"]} | ({"method": row["method"]} if "method" in row else {})
+        body.append((data, [_word_cell(row[head], kinds[head]) for head in heads]))
+    words = "".join(f"<p>{escape(note)}</p>" for note in notes)
+    titled = {head.capitalize() if head in WORDS else head: kind for head, kind in kinds.items()}
+    return (
+        f"<section>\n<h2>{FURTHER[name]}</h2>\n{words}\n"
+        f"{html.table(name, titled, body, tall=True)}\n</section>"
+    )
+
+
+def _numeric(rows: list[dict[str, str]], head: str) -> bool:
+    return any(NUMBER.match(row[head]) for row in rows)
+
+
+def _word_cell(text: str, kind: str) -> Cell:
+    found = NUMBER.match(text)
+    if kind == "number":
+        return Cell(text, float(found[0]) if found else None)
+    return Cell(text)
+
+
 def _curves(frame: pd.DataFrame, recipes: list[str], draw: bool) -> str:
     cards = []
     for index, (keys, group) in enumerate(frame.groupby(KEYS, sort=True)):
         task, network, dataset, variant = keys
         svg = NO_FIGURE
         if draw:
-            from . import figures
+            from . import curves, figures
 
             words = f"Training curves of {escape(network)}"
-            svg = figures.inline_svg(figures.curve_of(group, recipes), f"curve{index}", words)
+            svg = figures.inline_svg(curves.curve_of(group, recipes), f"curve{index}", words)
         words = escape(", ".join(filter(None, (task, dataset, "" if variant == "{}" else variant))))
         cards.append(
             f'<figure data-task="{escape(task)}"><figcaption>{escape(network)} '
@@ -158,7 +196,7 @@ def _figures(frame: pd.DataFrame, table: pd.DataFrame, times: bool, draw: bool) 
     from . import figures
 
     cards = []
-    for name in figures.names(table, times):
+    for name in figures.names(frame, table, times):
         if name in CAPTIONS:
             svg = NO_FIGURE
             if draw:

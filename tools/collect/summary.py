@@ -5,7 +5,8 @@ from __future__ import annotations
 import pandas as pd
 
 from .differences import MARGIN, compare
-from .records import KEYS, method_name
+from .records import KEYS
+from .suite import CELL, missing_runs
 
 BASELINE = "fp32"
 #: Columns that hold NaN where there is nothing to compare with.
@@ -13,25 +14,55 @@ COMPARED = ("pairs", "difference", "difference_std", "low", "high", "times_fp32"
 ORDER = ["fp32", "bf16", "paper", "daq", "gvq", "mcs", "global", "ui8", "dorefa", "switchback"]
 
 
-def summarize(frame: pd.DataFrame, margin: float = MARGIN) -> pd.DataFrame:
+def summarize(
+    frame: pd.DataFrame, margin: float = MARGIN, expected: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """A row for each task, network, dataset, variant, recipe and label.
 
-    Columns: method (recipe and label); metric; n (seeds); mean and std of the metric in points
-    (hundredths), the sample standard deviation; and against FP32 of the same variant, paired by
-    seed, in points: pairs, difference, difference_std, low and high (95% interval), verdict;
+    Columns: method (see `records.method_name`); metric; n (seeds); mean and std of the metric in
+    points (hundredths), the sample standard deviation; and against FP32 of the same variant, paired
+    by seed, in points: pairs, difference, difference_std, low and high (95% interval), verdict;
     iteration_seconds (median over seeds) and `times_fp32`, FP32's seconds over these; memory_mib
     (median) and memory_ratio to FP32's. FP32's own rows have no pairs and no verdict.
+
+    Args:
+        frame: the finished runs.
+        margin: of equivalence, in points.
+        expected: the runs of a suite (`suite.expected_runs`). Cells without any finished run have
+            a row too then, with n = 0, and `missing` counts each cell's missing runs; without it
+            `missing` is 0.
     """
     rows = []
     for keys, group in frame.groupby(KEYS, sort=True):
         for (recipe, label), cell in group.groupby(["recipe", "label"]):
             base = None if recipe == BASELINE else _baseline(group, label)
-            names = {"recipe": recipe, "label": label, "method": method_name(recipe, label)}
+            names = {"recipe": recipe, "label": label, "method": cell.method.iloc[0]}
             rows.append({**dict(zip(KEYS, keys)), **names, **_row(cell, base, margin)})
-    table = pd.DataFrame(rows).astype(dict.fromkeys(COMPARED, float))
+    table = pd.DataFrame(rows)
+    table["missing"] = 0
+    if expected is not None:
+        table = _with_missing(table, missing_runs(expected, frame))
+    table = table.astype(dict.fromkeys(COMPARED, float))
     table["rank"] = table.recipe.map(rank)
     order = [*KEYS, "rank", "recipe", "label"]
     return table.sort_values(order).drop(columns="rank").reset_index(drop=True)
+
+
+def _with_missing(table: pd.DataFrame, missing: pd.DataFrame) -> pd.DataFrame:
+    """The table with missing runs counted, and a row for each cell that has none at all."""
+    rows = table.set_index(CELL, drop=False)
+    metrics = dict(zip(table.network, table.metric))
+    empty = []
+    for cell, group in missing.groupby(CELL, sort=False):
+        if cell in rows.index:
+            rows.loc[cell, "missing"] = len(group)
+            continue
+        row = dict(zip(CELL, cell), missing=len(group), n=0)
+        row |= {name: group[name].iloc[0] for name in ("dataset", "method")}
+        row["metric"] = metrics.get(row["network"], "")
+        empty.append(row)
+    rows = rows.reset_index(drop=True)
+    return pd.concat([rows, pd.DataFrame(empty, dtype=object)]) if empty else rows
 
 
 def rank(recipe: str) -> int:

@@ -7,10 +7,16 @@ import pandas as pd
 from common.errors import UsageError
 
 from .published import Figure, Published
+from .records import UNFUSED
 
 MARKERS = ("<!-- {name} begin -->", "<!-- {name} end -->")
 TIMES = ("s/iteration", "× fp32")
 NOTE = "published, not measured here"
+UNFUSED_NOTE = (
+    "unfused: computed layer by layer, with floats in between, where the other INT8 rows compute "
+    "whole blocks with 8-bit activations between layers. Compare them with the row fuse=False; "
+    "seconds and memory say nothing about the quantizer."
+)
 
 #: LaTeX for characters that it would misread or lacks.
 LATEX = {
@@ -25,6 +31,10 @@ LATEX = {
     "†": r"\dag{}",
     "‡": r"\ddag{}",
     "§": r"\S{}",
+    "≈": r"$\approx$",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
+    "`": "",
     "¶": r"\P{}",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
@@ -48,21 +58,32 @@ def rows(table: pd.DataFrame, published: Published, times: bool = True) -> list[
     return shown
 
 
-def notes(published: Published) -> list[str]:
-    """What the marks of published figures mean."""
-    return [f"{mark} {NOTE}: {citation}" for mark, citation in published.citations]
+def notes(table: pd.DataFrame, published: Published) -> list[str]:
+    """What is missing, what 'unfused' says, and what the marks of published figures mean."""
+    found = []
+    if table.missing.any():
+        found.append(
+            f"{int(table.missing.sum())} of the suite's runs are missing; the column `seeds` says "
+            "where. A difference is over the seeds that both have."
+        )
+    if has_unfused(table):
+        found.append(UNFUSED_NOTE)
+    return [*found, *(f"{mark} {NOTE}: {citation}" for mark, citation in published.citations)]
 
 
-def markdown(table: pd.DataFrame, published: Published, times: bool = True) -> str:
-    """A Markdown table, and the notes to its marks."""
-    frame = pd.DataFrame(rows(table, published, times))
-    text = frame.to_markdown(index=False, disable_numparse=True)
-    return "\n\n".join([text, *notes(published)])
+def has_unfused(table: pd.DataFrame) -> bool:
+    """Whether some method is marked as unfused."""
+    return bool(table.method.str.endswith(f", {UNFUSED}").any())
 
 
-def latex(table: pd.DataFrame, published: Published, times: bool = True) -> str:
-    """A tabular for the package booktabs, and the notes to its marks."""
-    body = rows(table, published, times)
+def markdown(body: list[dict[str, str]], notes: list[str]) -> str:
+    """A Markdown table, and its notes."""
+    text = pd.DataFrame(body).to_markdown(index=False, disable_numparse=True)
+    return "\n\n".join([text, *notes])
+
+
+def latex(body: list[dict[str, str]], notes: list[str]) -> str:
+    """A tabular for the package booktabs, and its notes."""
     names = list(body[0])
     lines = [
         "% needs \\usepackage{booktabs}",
@@ -79,7 +100,7 @@ def latex(table: pd.DataFrame, published: Published, times: bool = True) -> str:
         previous = group
         lines.append(f"{' & '.join(escape_latex(row[name]) for name in names)} \\\\")
     lines += ["\\bottomrule", "\\end{tabular}"]
-    lines += [f"\\par\\footnotesize {escape_latex(note)}" for note in notes(published)]
+    lines += [f"\\par\\footnotesize {escape_latex(note)}" for note in notes]
     return "\n".join(lines) + "\n"
 
 
@@ -89,8 +110,12 @@ def escape_latex(text: str) -> str:
 
 
 def csv(table: pd.DataFrame, published: Published) -> str:
-    """All columns of the summary; `source` tells the published figures from ours."""
-    frame = table.assign(source="measured", against="fp32")
+    """All columns of the summary; `source` tells the published figures from ours.
+
+    The column `missing` is left out where nothing is.
+    """
+    frame = table if table.missing.any() else table.drop(columns="missing")
+    frame = frame.assign(source="measured", against="fp32")
     cited = dict(published.citations)
     extra = [
         {
@@ -128,15 +153,20 @@ def _measured(row: dict) -> dict[str, str]:
         "network": row["network"],
         "method": row["method"],
         "metric": row["metric"],
-        "seeds": str(row["n"]),
+        "seeds": seeds(row),
         "value, points": spread(row["mean"], row["std"]),
         "against fp32": spread(row["difference"], row["difference_std"], "+") if compared else "",
         "95% interval": f"{row['low']:+.2f} to {row['high']:+.2f}" if interval else "",
         "verdict": row["verdict"] if compared else "",
         "s/iteration": "—" if pd.isna(seconds) else f"{seconds:.3f}",
         "× fp32": "" if times is None or pd.isna(times) else f"{times:.2f}",
-        "peak MiB": f"{row['memory_mib']:.0f}",
+        "peak MiB": "—" if pd.isna(row["memory_mib"]) else f"{row['memory_mib']:.0f}",
     }
+
+
+def seeds(row: dict) -> str:
+    """Number of runs of a cell, and of how many where some are missing."""
+    return f"{row['n']} of {row['n'] + row['missing']}" if row["missing"] else str(row["n"])
 
 
 def _published(figure: Figure) -> dict[str, str]:

@@ -8,6 +8,7 @@ goes into a record.
 from __future__ import annotations
 
 import datetime
+import functools
 import importlib.metadata
 import json
 import os
@@ -74,10 +75,30 @@ def warn_if_busy() -> None:
 
 
 def commit() -> dict[str, Any]:
-    """'sha' of the checkout (None outside of one) and whether files differ from it ('dirty')."""
+    """'sha' of the tools' checkout (None outside of one); 'dirty', whether files differ from it.
+
+    With `other_package: true` where the daq_mm that is imported is not the one beside the tools, as
+    happens in a second checkout with another one installed: the commit says nothing of it then,
+    which is told on standard error too.
+    """
     sha = _git("rev-parse", "--verify", "-q", "HEAD")
     status = _git("status", "--porcelain")
-    return {"sha": sha or None, "dirty": None if status is None else bool(status)}
+    found: dict[str, Any] = {"sha": sha or None, "dirty": None if status is None else bool(status)}
+    package = getattr(sys.modules.get("daq_mm"), "__file__", None)
+    if package is not None and Path(package).resolve().parents[1] != ROOT:
+        found["other_package"] = True
+        _tell_of_other_package(package)
+    return found
+
+
+@functools.cache
+def _tell_of_other_package(package: str) -> None:
+    """Once a process: a record is written after each validation."""
+    print(
+        f"warning: daq_mm is imported from {package}, not from {ROOT}, so the record's commit is "
+        f"not the package's; PYTHONPATH={ROOT} changes that",
+        file=sys.stderr,
+    )
 
 
 def machine() -> dict[str, Any]:

@@ -13,7 +13,6 @@ import torch
 from mmengine.hooks import Hook
 
 from .provenance import provenance, write_json
-from .schema import PRIMARY_METRICS
 
 
 class RecordHook(Hook):
@@ -21,8 +20,8 @@ class RecordHook(Hook):
 
     Args:
         path: JSON file to write.
-        identity: the fields `task`, `network`, `dataset`, `recipe`, `seed`, `config`, `settings`,
-            `options` and `label`.
+        identity: the fields `task`, `network`, `dataset`, `recipe`, `seed`, `metric`, `config`,
+            `settings`, `options` and `label`.
 
     The curve travels in the checkpoints, so that a resumed run's record continues where its
     weights do; a validation that a kill cut off is made up for at the start. Times are wall
@@ -30,7 +29,7 @@ class RecordHook(Hook):
     memory is the process's peak resident set in MiB, and what torch allocated at most on a GPU.
 
     Raises:
-        ValueError: a validation without the task's metric, or with one outside of 0 to 1.
+        ValueError: a validation without the run's metric, or with one outside of 0 to 1.
     """
 
     # After the hooks that validate and log, before CheckpointHook, whose file holds the curve.
@@ -41,7 +40,7 @@ class RecordHook(Hook):
     def __init__(self, path: str | Path, identity: dict[str, Any]) -> None:
         self.path = Path(path)
         self.identity = identity
-        self.metric = PRIMARY_METRICS[identity["task"]]
+        self.metric = identity["metric"]
         self.curve: list[dict[str, Any]] = []
         self.seconds: list[float] = []
         self.losses: list[float] = []
@@ -114,7 +113,6 @@ class RecordHook(Hook):
         scalars = runner.message_hub.log_scalars
         record = {
             **self.identity,
-            "metric": self.metric,
             "value": last.get(self.metric),
             "finished": finished,
             "final_metrics": _metrics(last),
