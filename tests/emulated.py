@@ -12,6 +12,7 @@ import contextlib
 import functools
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sysconfig
@@ -53,10 +54,14 @@ def sources() -> list[Path]:
     return sorted(p for f in folders for p in f.iterdir() if p.suffix in (".cu", ".cpp"))
 
 
-def _headers() -> bytes:
-    """The contents of all headers, which any source may include."""
-    paths = sorted([*(ROOT / "csrc").glob("*.h"), *(ROOT / "csrc/cuda").rglob("*.h")])
-    return b"".join(path.read_bytes() for path in paths)
+@functools.cache
+def _included(path: Path) -> frozenset[Path]:
+    """A file and all of ours that it includes, directly or not."""
+    found = {path}
+    for name in re.findall(r'^#include "(.+)"', path.read_text(), re.MULTILINE):
+        candidates = (ROOT / "csrc" / name, path.parent / name)
+        found.update(*(_included(header) for header in candidates if header.exists()))
+    return frozenset(found)
 
 
 def _key(*parts: bytes) -> str:
@@ -81,10 +86,11 @@ def build() -> Path:
     includes = [f"-isystem{path}" for path in cpp_extension.include_paths()]
     includes.append(f"-isystem{sysconfig.get_paths()['include']}")
     compile_ = [COMPILER, *FLAGS, *includes]
-    common = _key(_headers(), " ".join(compile_).encode(), torch.__version__.encode())
+    common = _key(" ".join(compile_).encode(), torch.__version__.encode())
 
     def object_of(source: Path) -> Path:
-        key = _key(source.read_bytes(), common.encode())
+        files = sorted(_included(source))
+        key = _key(common.encode(), *(file.read_bytes() for file in files))
         return _run([*compile_, "-c", str(source)], BUILD / f"{source.stem}-{key}.o")
 
     with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))) as pool:

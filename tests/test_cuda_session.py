@@ -52,6 +52,15 @@ def test_goes_on_after_failures_and_tells_them(session, tmp_path, capsys):
     assert "not ok: fails, hangs, misses" in capsys.readouterr().out
 
 
+def test_steps_of_other_cards_are_not_run(session, tmp_path):
+    document, status = session(
+        python("hopper", "print(1)", architecture="9.0a"),
+        python("other", "raise SystemExit(3)", architecture="8.9"),
+    )
+    assert [record["status"] for record in document["steps"]] == ["ok", "not for this card"]
+    assert status == 0 and not (tmp_path / "other.txt").exists()
+
+
 def test_time_of_the_whole_session_is_limited(session):
     document, _ = session(python("late", "print(1)"), minutes="0")
     assert document["steps"][0]["status"] == "left out"
@@ -75,6 +84,7 @@ def test_steps_name_tools_that_are_there():
     commands = [step.command for step in cuda_session.steps("9.0a", 8)]
     files = [part for command in commands for part in command if part.endswith(".py")]
     assert "tests/test_ops_quantize.py" in files and "tools/bench_train.py" in files
+    assert "tools/compare_wgmma.py" in files
     assert all((TOOLS.parent / name).is_file() for name in files)
 
 

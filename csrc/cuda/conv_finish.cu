@@ -13,8 +13,8 @@ DAQ_KERNEL(kThreads, 4)
 void finish_kernel(FinishArguments a) {
   const int64_t count = a.rows * a.columns;
   const bool scaled = !a.qparams.is_null();
-  const float first_step = scaled ? a.qparams.load(0) : 1.0f;
-  const int64_t zero_point = scaled ? static_cast<int64_t>(a.qparams.load(1)) : 0;
+  const float first_step = scaled ? source_step(a.qparams) : 1.0f;
+  const int64_t zero_point = scaled ? source_zero_point(a.qparams) : 0;
   const int64_t owners = a.by_row ? a.rows : a.columns;
   for (int64_t i = block_x() * kThreads + thread_index(); i < count; i += grid_x() * kThreads) {
     const int64_t row = i / a.columns, column = i % a.columns;

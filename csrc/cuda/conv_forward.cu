@@ -6,6 +6,7 @@
 #include "cuda/conv_pack.h"
 #include "cuda/conv_rows.h"
 #include "cuda/conv_statistics.h"
+#include "cuda/conv_wgmma_launch.h"
 #include "cuda/depthwise.h"
 #include "cuda/workspace.h"
 
@@ -39,14 +40,13 @@ void forward(const ForwardArguments& f, const ConvSizes& s, const ConvPlan& plan
     a.sizes = s;
     a.depth = static_cast<int>(s.ci_per_group());
     a.lanes = static_cast<int>(s.co_per_group());
-    a.packed_row = packed_row_bytes(s, false);
+    a.packed_row = packed_row_bytes(s, false, plan.span);
     a.splits = static_cast<int>(plan.splits);
     a.split_steps = static_cast<int>(plan.split_steps);
     a.source = source;
-    const auto packed = w.at<uint8_t>(plan.packed_at, packed_bytes(s, false));
+    const auto packed = w.at<uint8_t>(plan.packed_at, packed_bytes(s, false, plan.span));
     const auto sums = w.at<int32_t>(plan.sums_at, s.co);
     const auto pads = w.at<uint8_t>(plan.pads_at, kPadBytes);
-    pack_weights(q_w, qparams, s, false, a.packed_row, packed, sums, pads, stream);
     a.packed = read_only(packed);
     a.pads = read_only(pads);
     a.sums = read_only(sums);
@@ -61,7 +61,13 @@ void forward(const ForwardArguments& f, const ConvSizes& s, const ConvPlan& plan
     const int64_t row_tiles = ceil_div(positions, int64_t{tile_rows(plan.tile)});
     const bool in_epilogue = f.statistics != nullptr && !split;
     if (in_epilogue) a.statistics = w.at<float>(plan.statistics_at, row_tiles * 4 * s.co);
-    rows::launch_rows<uint8_t>(a, plan.tile, stream);
+    if (is_wgmma(plan.tile)) {
+      const auto tap_sums = w.at<int32_t>(plan.tap_sums_at, s.taps() * s.co);
+      launch_rows_wgmma(a, false, plan, {q_w, packed, sums, tap_sums}, stream);
+    } else {
+      pack_weights(q_w, qparams, s, false, a.packed_row, packed, sums, pads, stream);
+      rows::launch_rows<uint8_t>(a, plan.tile, stream);
+    }
     if (in_epilogue) {
       reduce_statistics(w.place(plan.statistics_at), row_tiles, s.co, f.statistics, stream);
       return;

@@ -6,6 +6,7 @@
 #include "cuda/conv_kernels.h"
 #include "cuda/conv_pack.h"
 #include "cuda/conv_rows.h"
+#include "cuda/conv_wgmma_launch.h"
 #include "cuda/depthwise.h"
 #include "cuda/workspace.h"
 
@@ -37,14 +38,12 @@ void grad_input(const GradInputArguments& g, const ConvSizes& s, const ConvPlan&
   a.sizes = s;
   a.depth = static_cast<int>(s.co_per_group());
   a.lanes = static_cast<int>(s.ci_per_group());
-  a.packed_row = packed_row_bytes(s, true);
+  a.packed_row = packed_row_bytes(s, true, plan.span);
   a.splits = static_cast<int>(plan.splits);
   a.split_steps = static_cast<int>(plan.split_steps);
   a.source = source;
-  const auto packed = w.at<uint8_t>(plan.packed_at, packed_bytes(s, true));
+  const auto packed = w.at<uint8_t>(plan.packed_at, packed_bytes(s, true, plan.span));
   const auto pads = w.at<uint8_t>(plan.pads_at, kPadBytes);
-  pack_weights(q_w, Global<const float>(), s, true, a.packed_row, packed, Global<int32_t>(), pads,
-               stream);
   a.packed = read_only(packed);
   a.pads = read_only(pads);
   a.step = step;
@@ -52,7 +51,13 @@ void grad_input(const GradInputArguments& g, const ConvSizes& s, const ConvPlan&
   a.results = results;
   a.gather = rows::gather_bytes(a.depth, source);
   if (plan.splits > 1) a.partial = w.at<int32_t>(plan.partial_at, plan.splits * values);
-  rows::launch_rows<int8_t>(a, plan.tile, stream);
+  if (is_wgmma(plan.tile)) {
+    launch_rows_wgmma(a, true, plan, {q_w, packed, {}, {}}, stream);
+  } else {
+    pack_weights(q_w, Global<const float>(), s, true, a.packed_row, packed, Global<int32_t>(), pads,
+                 stream);
+    rows::launch_rows<int8_t>(a, plan.tile, stream);
+  }
   if (plan.splits == 1) return;
   FinishArguments finish;
   finish.partial = read_only(a.partial);

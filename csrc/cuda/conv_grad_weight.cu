@@ -346,7 +346,7 @@ void grad_weight_kernel(GradWeightProblem a) {
   const int begin = static_cast<int>(split) * a.split_steps;
   const int end = begin + a.split_steps < steps ? begin + a.split_steps : steps;
   const bool add_gradients =
-      first_column == 0 && tile_t::warp_column() == 0 && a.qparams.load(1) != 0.0f;
+      first_column == 0 && tile_t::warp_column() == 0 && source_zero_point(a.qparams) != 0;
 
   GradientRows<tile_t, whole_chunks> gradients(a, first_row, group, begin);
   ActivationRows<tile_t, whole_chunks> activations(a, first_column, group, begin);
@@ -411,6 +411,7 @@ void grad_weight(const GradWeightArguments& g, const ConvSizes& s, const ConvPla
       case TileShape::k128x128: launch_tile<Tile128x128>(a, stream); break;
       case TileShape::k128x64: launch_tile<Tile128x64>(a, stream); break;
       case TileShape::k64x64: launch_tile<Tile64x64>(a, stream); break;
+      default: throw std::logic_error("not a tile of mma.sync");
     }
   }
   finish.partial = read_only(a.partial);

@@ -27,26 +27,39 @@ inline int result_bytes(ResultType type) {
 // 255 * 128 * 65536 < 2**31: no int32 sum of so many products overflows.
 constexpr int64_t kMostInt32Terms = 65536;
 
-// Output tiles; rows are positions (forward, grad-input) or output channels (grad-weight).
-enum class TileShape : int { k128x128, k128x64, k64x64 };
-constexpr int kTileShapes = 3;
+// Output tiles; rows are positions (forward, grad-input) or output channels (grad-weight). The
+// first three are of mma.sync, the others of wgmma: compute capability 9.0, forward, grad-input.
+enum class TileShape : int {
+  k128x128, k128x64, k64x64, kWgmma128x64, kWgmma128x128, kWgmma128x256
+};
+inline bool is_wgmma(TileShape tile) { return tile >= TileShape::kWgmma128x64; }
 inline int tile_rows(TileShape tile) { return tile == TileShape::k64x64 ? 64 : 128; }
-inline int tile_columns(TileShape tile) { return tile == TileShape::k128x128 ? 128 : 64; }
+inline int tile_columns(TileShape tile) {
+  switch (tile) {
+    case TileShape::kWgmma128x256: return 256;
+    case TileShape::k128x128:
+    case TileShape::kWgmma128x128: return 128;
+    default: return 64;
+  }
+}
 
 // What positions outside of the image read: 16 bytes of the zero point, then zeros.
 constexpr int64_t kPadBytes = 64;
 
-// Bytes of a row of packed weights (conv_pack.h): whole steps of 64 for the phase with most taps.
-inline int64_t packed_row_bytes(const ConvSizes& s, bool backward) {
+// Bytes of a row of packed weights for the phase with most taps: whole steps of 64 (conv_pack.h),
+// or, for wgmma, each tap in whole spans (conv_rows_wgmma.cu).
+inline int64_t packed_row_bytes(const ConvSizes& s, bool backward, int span) {
   int64_t taps = s.taps();
   if (backward) {
     taps = int64_t{1} * grad_input_most_taps(s, 0) * grad_input_most_taps(s, 1) *
            grad_input_most_taps(s, 2);
   }
-  return ceil_div(taps * (backward ? s.co_per_group() : s.ci_per_group()), int64_t{64}) * 64;
+  const int64_t depth = backward ? s.co_per_group() : s.ci_per_group();
+  if (span > 0) return taps * ceil_div(depth, int64_t{span}) * span;
+  return ceil_div(taps * depth, int64_t{64}) * 64;
 }
-inline int64_t packed_bytes(const ConvSizes& s, bool backward) {
-  return phases(s, backward) * (backward ? s.ci : s.co) * packed_row_bytes(s, backward);
+inline int64_t packed_bytes(const ConvSizes& s, bool backward, int span) {
+  return phases(s, backward) * (backward ? s.ci : s.co) * packed_row_bytes(s, backward, span);
 }
 
 // Statistics of results are taken in two stages: float32 by 128 rows (or a tile's), then float64
@@ -63,16 +76,18 @@ inline int64_t statistics_bytes(int64_t rows, int64_t channels) {
   return partial_statistics_bytes(rows, channels) + statistics_chunks(rows) * channels * 32;
 }
 
-// How a product is run: chosen by plan_*() from the sizes and the device's processors.
+// How a product is run: chosen by plan_*() from the sizes and the device.
 struct ConvPlan {
   bool depthwise = false;   // the direct kernels instead of the tiles below
   TileShape tile = TileShape::k128x128;
+  int span = 0;             // wgmma: bytes of a row a stage, 64 or 128
   int64_t splits = 1;       // of the contraction
-  int64_t split_steps = 1;  // a split's length in steps of 64
+  int64_t split_steps = 1;  // a split's length in steps of 64, or of the span
 
   // Workspace, in bytes from its start.
   int64_t packed_at = 0;    // forward, grad-input: int8 weights
   int64_t sums_at = 0;      // int32: sums of weights (forward) or gradients (grad-weight)
+  int64_t tap_sums_at = 0;  // int32: sums of weights by tap (forward by wgmma)
   int64_t pads_at = 0;      // 64 bytes: what positions outside of the image read
   int64_t partial_at = 0;   // int32 partial sums, one result-sized block a split
   int64_t statistics_at = 0;
@@ -84,9 +99,11 @@ struct PlanChoice {
   TileShape tile;
   int64_t splits;
 };
-ConvPlan plan_forward(const ConvSizes& sizes, int processors, bool statistics,
+// wgmma: whether its tiles may be chosen; choosing one that cannot compute the sizes raises
+// std::invalid_argument.
+ConvPlan plan_forward(const ConvSizes& sizes, int processors, bool wgmma, bool statistics,
                       const PlanChoice* choice = nullptr);
-ConvPlan plan_grad_input(const ConvSizes& sizes, int processors,
+ConvPlan plan_grad_input(const ConvSizes& sizes, int processors, bool wgmma,
                          const PlanChoice* choice = nullptr);
 ConvPlan plan_grad_weight(const ConvSizes& sizes, int processors,
                           const PlanChoice* choice = nullptr);

@@ -3,6 +3,7 @@
 
 #include "cuda/conv_pack.h"
 
+#include "cuda/conv_result.h"
 #include "cuda/conv_tile.h"
 
 namespace daq_mm::cuda {
@@ -16,7 +17,7 @@ DAQ_DEVICE void write_pads_here(const Global<const float>& qparams, const Global
   const int t = thread_index();
   if (t >= 64) return;
   const bool outside = t < kChunk && !qparams.is_null();
-  pads.store(t, outside ? static_cast<uint8_t>(qparams.load(1)) : uint8_t{0});
+  pads.store(t, outside ? static_cast<uint8_t>(source_zero_point(qparams)) : uint8_t{0});
 }
 
 DAQ_KERNEL(kThreads, 2)

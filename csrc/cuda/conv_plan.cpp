@@ -4,8 +4,10 @@
 #include <algorithm>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "cuda/conv_kernels.h"
+#include "cuda/conv_wgmma.h"
 
 namespace daq_mm::cuda {
 namespace {
@@ -15,36 +17,56 @@ constexpr int64_t kMostGrid = 65535;              // blocks on the second and th
 constexpr int64_t kMostPartialBytes = 256 << 20;  // of splits that only fill the device
 constexpr int64_t kLeastSteps = 8;                // a split's, so that its pipeline pays
 
-// A product as tiles see it: `problems` independent ones of rows x columns, `steps` of 64 long.
+// Where channels have to be padded by more than this, mma.sync's chunks of 16 win.
+constexpr double kMostWgmmaPadding = 1.5;
+
+// A product as tiles see it: `problems` independent ones of rows x columns, `steps` stages long.
 struct Extent {
   int64_t rows;
   int64_t columns;
   int64_t problems;
   int64_t steps;
+  int64_t step;  // terms of a stage
 };
+
+// Small tiles pay for their lower reuse of operands; `resident` blocks share a processor. The
+// epilogue of a tile takes as long as so many terms of its contraction: counted instructions, where
+// the tile is alone on a processor, a quarter of them where another one multiplies meanwhile. (Of
+// mma.sync, whose terms last longer, and whose tiles all have company, it is left out.)
+struct Candidate {
+  TileShape tile;
+  double reuse;
+  int64_t resident;
+  double epilogue;
+};
+const std::vector<Candidate> kMmaTiles = {{TileShape::k128x128, 1.0, 2, 0},
+                                          {TileShape::k128x64, 1.15, 3, 0},
+                                          {TileShape::k64x64, 1.3, 4, 0}};
+const std::vector<Candidate> kWgmmaTiles = {{TileShape::kWgmma128x256, 1.0, 1, 512},
+                                            {TileShape::kWgmma128x128, 1.1, 2, 128},
+                                            {TileShape::kWgmma128x64, 1.4, 2, 128}};
+// The widest tile pays for long contractions alone, and exists for spans of 128 alone.
+const std::vector<Candidate> kNarrowWgmmaTiles(kWgmmaTiles.begin() + 1, kWgmmaTiles.end());
 
 int64_t blocks_of(const Extent& e, TileShape tile) {
   return e.problems * ceil_div(e.rows, int64_t{tile_rows(tile)}) *
          ceil_div(e.columns, int64_t{tile_columns(tile)});
 }
 
-// The tile whose blocks' multiplications, padding and idle processors included, are fewest; small
-// tiles pay for their lower reuse of operands.
-TileShape chosen_tile(const Extent& e, int processors) {
-  constexpr double kReuse[kTileShapes] = {1.0, 1.15, 1.3};
-  constexpr int64_t kResident[kTileShapes] = {2, 3, 4};  // blocks a processor
-  TileShape best = TileShape::k128x128;
+// The tile whose blocks' multiplications, padding and idle processors included, are fewest.
+TileShape chosen_tile(const Extent& e, const std::vector<Candidate>& candidates, int processors) {
+  TileShape best = candidates[0].tile;
   double least = 0.0;
-  for (int t = 0; t < kTileShapes; ++t) {
-    const auto tile = static_cast<TileShape>(t);
-    const double area = tile_rows(tile) * tile_columns(tile);
-    const int64_t room = kResident[t] * processors;
-    const int64_t blocks = blocks_of(e, tile);
+  for (const Candidate& c : candidates) {
+    const double area = tile_rows(c.tile) * tile_columns(c.tile);
+    const int64_t room = c.resident * processors;
+    const int64_t blocks = blocks_of(e, c.tile);
     // Below one wave, blocks have a processor to themselves, or contractions will be split.
     const int64_t rounded = blocks < room ? blocks : ceil_div(blocks, room) * room;
-    const double cost = static_cast<double>(rounded) * area * kReuse[t];
-    if (t == 0 || cost < least) {
-      best = tile;
+    const double terms = c.reuse * static_cast<double>(e.steps * e.step) + c.epilogue;
+    const double cost = static_cast<double>(rounded) * area * terms;
+    if (c.tile == candidates[0].tile || cost < least) {
+      best = c.tile;
       least = cost;
     }
   }
@@ -55,7 +77,7 @@ int64_t aligned(int64_t bytes) { return ceil_div(bytes, int64_t{256}) * 256; }
 
 // Fills in tile and splits. longest: steps that int32 sums allow.
 void choose(ConvPlan& plan, const Extent& e, int64_t result_values, int64_t most_splits,
-            int processors, const PlanChoice* choice) {
+            int processors, const std::vector<Candidate>& candidates, const PlanChoice* choice) {
   constexpr int64_t kLongest = kMostInt32Terms / kStepLength;
   const int64_t steps = std::max<int64_t>(e.steps, 1);
   int64_t splits = ceil_div(steps, kLongest);
@@ -63,7 +85,7 @@ void choose(ConvPlan& plan, const Extent& e, int64_t result_values, int64_t most
     plan.tile = choice->tile;
     splits = std::max(splits, choice->splits);
   } else {
-    plan.tile = chosen_tile(e, processors);
+    plan.tile = chosen_tile(e, candidates, processors);
     const int64_t wanted = 2 * processors / std::max<int64_t>(blocks_of(e, plan.tile), 1);
     const int64_t affordable = kMostPartialBytes / std::max<int64_t>(result_values * 4, 1);
     splits = std::max(splits, std::min({wanted, affordable, steps / kLeastSteps}));
@@ -90,7 +112,20 @@ void check_grid_axis(int64_t blocks, const char* what) {
   }
 }
 
-ConvPlan plan_rows(const ConvSizes& s, bool backward, int processors, bool statistics,
+// Whether the plan uses wgmma: as the choice says, or where it can and pays.
+bool uses_wgmma(const ConvSizes& s, bool backward, bool wgmma, const PlanChoice* choice) {
+  if (choice == nullptr) {
+    return wgmma && wgmma_refusal(s, backward) == nullptr &&
+           wgmma_padding(s, backward) <= kMostWgmmaPadding;
+  }
+  if (!is_wgmma(choice->tile)) return false;
+  const char* reason = wgmma ? wgmma_refusal(s, backward) : "this device or address";
+  if (reason == nullptr) return true;
+  throw std::invalid_argument(std::string("a tile of wgmma was chosen, which cannot take ") +
+                              reason);
+}
+
+ConvPlan plan_rows(const ConvSizes& s, bool backward, int processors, bool wgmma, bool statistics,
                    const PlanChoice* choice) {
   ConvPlan plan;
   const int64_t channels = backward ? s.ci : s.co;
@@ -100,11 +135,20 @@ ConvPlan plan_rows(const ConvSizes& s, bool backward, int processors, bool stati
   int64_t statistics_rows = ceil_div(positions, kStatisticsRows);
   if (!plan.depthwise) {
     check_grid_axis(s.groups, "groups");
+    if (uses_wgmma(s, backward, wgmma, choice)) {
+      const bool widest = choice != nullptr && choice->tile == TileShape::kWgmma128x256;
+      plan.span = widest ? 128 : wgmma_span(backward ? s.co_per_group() : s.ci_per_group());
+    }
+    const int64_t step = plan.span > 0 ? plan.span : kStepLength;
     const Extent e{s.n * conv_map(s, backward, 0).positions(), channels / s.groups,
-                   s.groups * phases(s, backward), packed_row_bytes(s, backward) / kStepLength};
-    choose(plan, e, positions * channels, kMostGrid / s.groups, processors, choice);
-    plan.packed_at = place(plan, packed_bytes(s, backward));
+                   s.groups * phases(s, backward),
+                   packed_row_bytes(s, backward, plan.span) / step, step};
+    choose(plan, e, positions * channels, kMostGrid / s.groups, processors,
+           plan.span == 128 ? kWgmmaTiles : plan.span == 64 ? kNarrowWgmmaTiles : kMmaTiles,
+           choice);
+    plan.packed_at = place(plan, packed_bytes(s, backward, plan.span));
     plan.sums_at = place(plan, channels * 4);
+    if (plan.span > 0 && !backward) plan.tap_sums_at = place(plan, s.taps() * channels * 4);
     plan.pads_at = place(plan, kPadBytes);
     if (plan.splits > 1) plan.partial_at = place(plan, plan.splits * positions * channels * 4);
     statistics_rows =
@@ -116,13 +160,14 @@ ConvPlan plan_rows(const ConvSizes& s, bool backward, int processors, bool stati
 
 }  // namespace
 
-ConvPlan plan_forward(const ConvSizes& s, int processors, bool statistics,
+ConvPlan plan_forward(const ConvSizes& s, int processors, bool wgmma, bool statistics,
                       const PlanChoice* choice) {
-  return plan_rows(s, false, processors, statistics, choice);
+  return plan_rows(s, false, processors, wgmma, statistics, choice);
 }
 
-ConvPlan plan_grad_input(const ConvSizes& s, int processors, const PlanChoice* choice) {
-  return plan_rows(s, true, processors, false, choice);
+ConvPlan plan_grad_input(const ConvSizes& s, int processors, bool wgmma,
+                         const PlanChoice* choice) {
+  return plan_rows(s, true, processors, wgmma, false, choice);
 }
 
 ConvPlan plan_grad_weight(const ConvSizes& s, int processors, const PlanChoice* choice) {
@@ -130,13 +175,13 @@ ConvPlan plan_grad_weight(const ConvSizes& s, int processors, const PlanChoice* 
   const int64_t columns = s.ci_per_group() * s.taps();
   const int64_t steps = ceil_div(s.n * s.out_positions(), kStepLength);
   plan.depthwise = s.is_depthwise();
-  Extent e{s.co_per_group(), columns, s.groups, steps};
+  Extent e{s.co_per_group(), columns, s.groups, steps, kStepLength};
   if (plan.depthwise) {
-    e = {1, 1, s.taps() * ceil_div(s.ci, int64_t{32}), steps};  // one block each
+    e = {1, 1, s.taps() * ceil_div(s.ci, int64_t{32}), steps, kStepLength};  // one block each
   } else {
     check_grid_axis(s.groups, "groups");
   }
-  choose(plan, e, s.co * columns, kMostGrid, processors, choice);
+  choose(plan, e, s.co * columns, kMostGrid, processors, kMmaTiles, choice);
   plan.partial_at = place(plan, plan.splits * s.co * columns * 4);
   plan.sums_at = place(plan, plan.splits * s.co * 4);
   plan.pads_at = place(plan, kPadBytes);

@@ -10,45 +10,13 @@
 // (conv_pack.cu) are padded by zeros to whole steps, so what the source holds there is of no effect.
 #pragma once
 
-#include <type_traits>
-
-#include "cuda/conv_result.h"
+#include "cuda/conv_epilogue.h"
 #include "cuda/conv_sizes.h"
 #include "cuda/conv_tile.h"
 
 namespace daq_mm::cuda {
 
-struct RowsArguments {
-  ConvSizes sizes;
-  int depth;                // source channels of a group
-  int lanes;                // result channels of a group
-  int64_t packed_row;       // bytes
-  int splits;
-  int split_steps;
-  int gather;               // bytes at a time where chunks cannot be copied: 4 or 1
-  Global<const uint8_t> source;
-  Global<const uint8_t> packed;      // [phase][group][lane][packed_row]
-  Global<const uint8_t> pads;        // 16 times the value outside of the image
-  Global<const int32_t> sums;        // forward: of each packed row
-  Global<const float> qparams;       // forward: step and zero point of the source
-  Global<const float> step;
-  bool step_by_channel;
-  Global<const float> bias;          // or null
-  Results results;
-  Global<int32_t> partial;           // [split][position][channel], if splits > 1
-  Global<float> statistics;          // [row tile][4][channel], or null
-};
-
 namespace rows {
-
-// Signed sources are gradients: grad-input. Unsigned ones are activations: forward.
-template <typename source_t>
-constexpr bool kBackwardOf = std::is_signed_v<source_t>;
-
-template <bool backward>
-DAQ_DEVICE const int* source_size(const ConvSizes& s) { return backward ? s.out : s.in; }
-template <bool backward>
-DAQ_DEVICE const int* result_size(const ConvSizes& s) { return backward ? s.in : s.out; }
 
 // Which source chunk meets a k: the tap by axis, the channel within the group.
 struct Place {
@@ -239,191 +207,6 @@ DAQ_DEVICE void multiply_stage(tile_t& tile, int stage) {
   }
 }
 
-// The epilogue: sums to stored bits, statistics, and results through shared memory so that rows go
-// to memory in pieces of 16 bytes.
-template <typename tile_t, bool backward>
-class Epilogue {
- public:
-  static constexpr int kPieceRow = tile_t::kWarpColumns * 4 + kChunk;  // bytes; off the banks
-  static constexpr int kWarps = tile_t::kThreads / kWarp;
-  static constexpr int kStatisticsAt = kWarps * 16 * kPieceRow;
-  static constexpr int kPositionsAt =
-      kStatisticsAt + tile_t::kWarpsDown * tile_t::kColumns * 4 * static_cast<int>(sizeof(float));
-  static constexpr int kBytes = kPositionsAt + tile_t::kRows * static_cast<int>(sizeof(int64_t));
-  static_assert(kBytes <= tile_t::kSharedBytes);
-
-  DAQ_DEVICE Epilogue(const RowsArguments& arguments, const ConvMap& map, int64_t first_row,
-                      int64_t first_lane, int64_t group, int64_t split)
-      : a_(arguments), map_(map), first_row_(first_row), first_lane_(first_lane), group_(group),
-        split_(split), raw_(arguments.splits > 1),
-        channels_(int64_t{1} * arguments.lanes * arguments.sizes.groups),
-        rows_(arguments.sizes.n * map.positions()) {}
-
-  DAQ_DEVICE void run(tile_t& tile) const {
-    find_positions();
-    finish(tile);
-    barrier();
-    if (!raw_ && !a_.statistics.is_null()) store_statistics();
-    store(tile);
-  }
-
- private:
-  // Where row r's results lie, counted in positions of the result; -1 for none.
-  DAQ_DEVICE void find_positions() const {
-    const Shared<int64_t> positions(kPositionsAt, tile_t::kRows);
-    const int* size = result_size<backward>(a_.sizes);
-    const int counts[3] = {map_.axis[0].count, map_.axis[1].count, map_.axis[2].count};
-    for (int r = thread_index(); r < tile_t::kRows; r += tile_t::kThreads) {
-      int64_t position = -1;
-      if (first_row_ + r < rows_) {
-        const auto p = GridPosition::of(first_row_ + r, counts);
-        position = p.image;
-        for (int axis = 0; axis < 3; ++axis) {
-          const AxisMap& along = map_.axis[axis];
-          position = position * size[axis] + along.start + p.at[axis] * along.step;
-        }
-      }
-      positions.store(r, position);
-    }
-  }
-
-  // Sums become bits in place; statistics of the bits by column go to shared memory.
-  DAQ_DEVICE void finish(tile_t& tile) const {
-    if (raw_) return;
-    const bool statistics = !a_.statistics.is_null();
-    const Shared<float> shared(kStatisticsAt, tile_t::kWarpsDown * tile_t::kColumns * 4);
-    constexpr bool offset = !backward;
-    const uint32_t zero_point = offset ? static_cast<uint32_t>(a_.qparams.load(1)) : 0u;
-    const float source_step = offset ? a_.qparams.load(0) : 1.0f;
-    const bool has_bias = !a_.bias.is_null();
-#pragma unroll
-    for (int j = 0; j < tile_t::kColumnTiles; ++j) {
-#pragma unroll
-      for (int side = 0; side < 2; ++side) {
-        const int column = tile_t::warp_column() + j * 8 + lane_index() % 4 * 2 + side;
-        const bool used = first_lane_ + column < a_.lanes;
-        const int64_t channel = group_ * a_.lanes + (used ? first_lane_ + column : 0);
-        const float step = a_.step.load(a_.step_by_channel ? channel : 0);
-        const float scale = offset ? multiply(source_step, step) : step;
-        const float bias = has_bias ? a_.bias.load(channel) : 0.0f;
-        const uint32_t correction =
-            offset ? zero_point * static_cast<uint32_t>(a_.sums.load(channel)) : 0u;
-        Statistics of_column;
-#pragma unroll
-        for (int i = 0; i < tile_t::kRowTiles; ++i) {
-#pragma unroll
-          for (int lower = 0; lower < 2; ++lower) {
-            int32_t& sum = tile.sum[i][j][2 * lower + side];
-            const auto exact = static_cast<int32_t>(static_cast<uint32_t>(sum) - correction);
-            const uint32_t bits = result_bits(exact, scale, has_bias, bias, a_.results.type);
-            sum = static_cast<int32_t>(bits);
-            const int row = tile_t::warp_row() + i * 16 + lower * 8 + lane_index() / 4;
-            if (statistics && first_row_ + row < rows_) {
-              of_column.include(result_value(bits, a_.results.type));
-            }
-          }
-        }
-        if (!statistics) continue;
-#pragma unroll
-        for (int mask = 4; mask < kWarp; mask *= 2) {
-          of_column.include(of_column.of_lane_across(mask));
-        }
-        if (lane_index() < 4) {
-          const int down = warp_index() / tile_t::kWarpsAcross;
-          of_column.store(shared, (down * tile_t::kColumns + column) * 4, 1);
-        }
-      }
-    }
-  }
-
-  DAQ_DEVICE void store_statistics() const {
-    const Shared<float> shared(kStatisticsAt, tile_t::kWarpsDown * tile_t::kColumns * 4);
-    for (int column = thread_index(); column < tile_t::kColumns; column += tile_t::kThreads) {
-      if (first_lane_ + column >= a_.lanes) continue;
-      auto total = Statistics::load(shared, column * 4, 1);
-      for (int down = 1; down < tile_t::kWarpsDown; ++down) {
-        total.include(Statistics::load(shared, (down * tile_t::kColumns + column) * 4, 1));
-      }
-      const int64_t channel = group_ * a_.lanes + first_lane_ + column;
-      total.store(a_.statistics, first_row_ / tile_t::kRows * 4 * channels_ + channel, channels_);
-    }
-  }
-
-  DAQ_DEVICE void store(const tile_t& tile) const {
-    const bool wide = raw_ || a_.results.wide();
-    const Shared<uint8_t> piece(warp_index() * 16 * kPieceRow, 16 * kPieceRow);
-    const int group_row = lane_index() / 4, member = lane_index() % 4;
-#pragma unroll
-    for (int i = 0; i < tile_t::kRowTiles; ++i) {
-#pragma unroll
-      for (int j = 0; j < tile_t::kColumnTiles; ++j) {
-#pragma unroll
-        for (int lower = 0; lower < 2; ++lower) {
-          const auto left = static_cast<uint32_t>(tile.sum[i][j][2 * lower]);
-          const auto right = static_cast<uint32_t>(tile.sum[i][j][2 * lower + 1]);
-          const int row = (group_row + 8 * lower) * kPieceRow;
-          const int column = j * 8 + member * 2;
-          if (wide) {
-            piece.store_as(row + column * 4, Bytes8{{left, right}});
-          } else {
-            piece.store_as(row + column * 2, left | right << 16);
-          }
-        }
-      }
-      warp_barrier();
-      store_piece(piece, tile_t::warp_row() + i * 16, wide ? 4 : 2);
-      warp_barrier();
-    }
-  }
-
-  // 16 rows of a warp's columns, from shared memory to the results.
-  DAQ_DEVICE void store_piece(const Shared<uint8_t>& piece, int first, int size) const {
-    const Shared<int64_t> positions(kPositionsAt, tile_t::kRows);
-    const int per_row = tile_t::kWarpColumns * size / kChunk;
-    const int per_chunk = kChunk / size;
-    for (int c = lane_index(); c < 16 * per_row; c += kWarp) {
-      const int row = c / per_row;
-      const int64_t lane = first_lane_ + tile_t::warp_column() + c % per_row * per_chunk;
-      const int64_t position = positions.load(first + row);
-      if (position < 0 || lane >= a_.lanes) continue;
-      const auto chunk = piece.load_as<Bytes16>(row * kPieceRow + c % per_row * kChunk);
-      const int64_t at = position * channels_ + group_ * a_.lanes + lane;
-      const int count = a_.lanes - lane < per_chunk ? static_cast<int>(a_.lanes - lane) : per_chunk;
-      if (raw_) {
-        store_partial(at, chunk, count);
-      } else if (a_.results.aligned) {
-        a_.results.bytes.store_as(at * size, chunk);
-      } else {
-#pragma unroll
-        for (int e = 0; e < 8; ++e) {
-          if (e >= count) continue;
-          const uint32_t bits = size == 4 ? chunk.word[e % 4] : chunk.word[e / 2] >> (e % 2 * 16);
-          a_.results.store(at + e, bits);
-        }
-      }
-    }
-  }
-
-  DAQ_DEVICE void store_partial(int64_t at, const Bytes16& chunk, int count) const {
-    const int* size = result_size<backward>(a_.sizes);
-    const int64_t first = split_ * a_.sizes.n * size[0] * size[1] * size[2] * channels_ + at;
-#pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      if (e < count) a_.partial.store(first + e, static_cast<int32_t>(chunk.word[e]));
-    }
-  }
-
-  const RowsArguments& a_;
-  const ConvMap& map_;
-  int64_t first_row_;
-  int64_t first_lane_;
-  int64_t group_;
-  int64_t split_;
-  bool raw_;
-  int64_t channels_;
-  int64_t rows_;
-};
-
 // Grid: x row tiles x column tiles (columns fastest: neighbours share source rows), y phases,
 // z groups x splits.
 template <typename source_t, typename tile_t, bool whole_chunks>
@@ -484,6 +267,7 @@ void launch_rows(const RowsArguments& a, TileShape shape, Stream stream) {
     case TileShape::k128x128: return launch_tile<source_t, Tile128x128>(a, whole, stream);
     case TileShape::k128x64: return launch_tile<source_t, Tile128x64>(a, whole, stream);
     case TileShape::k64x64: return launch_tile<source_t, Tile64x64>(a, whole, stream);
+    default: throw std::logic_error("not a tile of mma.sync");
   }
 }
 

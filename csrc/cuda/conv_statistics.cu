@@ -26,10 +26,9 @@ void reduce_kernel(Global<const in_t> in, int64_t rows, int64_t channels, Global
       const int64_t at = row * 4 * channels + channel;
       sum += in.load(at);
       squares += in.load(at + channels);
-      extremes.low = Statistics::lower(extremes.low,
-                                       static_cast<float>(in.load(at + 2 * channels)));
-      extremes.high = Statistics::higher(extremes.high,
-                                         static_cast<float>(in.load(at + 3 * channels)));
+      extremes.low = lower_of(extremes.low, static_cast<float>(in.load(at + 2 * channels)));
+      extremes.high =
+          higher_of(extremes.high, static_cast<float>(in.load(at + 3 * channels)));
     }
   }
   const int mine = thread_index();
@@ -43,10 +42,9 @@ void reduce_kernel(Global<const in_t> in, int64_t rows, int64_t channels, Global
     const int at = row * kChannels + lane_index();
     sum += shared.load(at);
     squares += shared.load(kThreads + at);
-    extremes.low = Statistics::lower(extremes.low,
-                                     static_cast<float>(shared.load(2 * kThreads + at)));
-    extremes.high = Statistics::higher(extremes.high,
-                                       static_cast<float>(shared.load(3 * kThreads + at)));
+    extremes.low = lower_of(extremes.low, static_cast<float>(shared.load(2 * kThreads + at)));
+    extremes.high =
+        higher_of(extremes.high, static_cast<float>(shared.load(3 * kThreads + at)));
   }
   const int64_t to = block_y() * 4 * channels + channel;
   out.store(to, sum);

@@ -25,8 +25,8 @@ void depthwise_kernel(DepthwiseArguments a) {
   const int* to_size = a.backward ? a.sizes.in : a.sizes.out;
   const int* kernel = a.sizes.kernel;
   const bool offset = !a.qparams.is_null();
-  const float source_step = offset ? a.qparams.load(0) : 1.0f;
-  const int zero_point = offset ? static_cast<int>(a.qparams.load(1)) : 0;
+  const float first_step = offset ? source_step(a.qparams) : 1.0f;
+  const int zero_point = offset ? static_cast<int>(source_zero_point(a.qparams)) : 0;
   const bool has_bias = !a.bias.is_null();
   for (int64_t i = block_x() * kThreads + thread_index(); i < count; i += grid_x() * kThreads) {
     const int64_t channel = i % pieces * width;
@@ -73,7 +73,7 @@ void depthwise_kernel(DepthwiseArguments a) {
 #pragma unroll
     for (int c = 0; c < width; ++c) {
       const float step = a.step.load(a.step_by_channel ? channel + c : 0);
-      const float scale = offset ? multiply(source_step, step) : step;
+      const float scale = offset ? multiply(first_step, step) : step;
       const float bias = has_bias ? a.bias.load(channel + c) : 0.0f;
       a.results.store(to * channels + channel + c,
                       result_bits(sum[c], scale, has_bias, bias, a.results.type));
@@ -89,7 +89,7 @@ void depthwise_grad_weight_kernel(Global<const uint8_t> q_x, Global<const float>
   constexpr int kAtOnce = kThreads / kWarp;
   const Shared<int32_t> shared(0, kThreads);
   const int64_t channel = block_x() * kWarp + lane_index();
-  const int zero_point = static_cast<int>(qparams.load(1));
+  const int zero_point = static_cast<int>(source_zero_point(qparams));
   const int64_t positions = s.n * s.out_positions();
   const int64_t begin = block_z() * per_split;
   const int64_t end = begin + per_split < positions ? begin + per_split : positions;

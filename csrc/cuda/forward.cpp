@@ -1,11 +1,12 @@
-// Op daq_mm::forward on CUDA: checks, plan, workspace, launch. The zero point is read by the kernels
-// and not checked: a value other than 0..255 gives wrong numbers, not an error.
+// Op daq_mm::forward on CUDA: checks, plan, workspace, launch. The zero point is read by the
+// kernels: one that is no integer in 0..255 makes float results NaN, where the CPU raises.
 
 #include <torch/library.h>
 
 #include "cuda/op_checks.h"
 #include "cuda/primitives/multiprocessors.h"
 #include "cuda/products.h"
+#include "cuda/wgmma_switch.h"
 
 namespace daq_mm::cuda {
 
@@ -25,7 +26,8 @@ at::Tensor forward_cuda(const at::Tensor& q_x, const at::Tensor& x_qparams, cons
   }
   const ConvSizes sizes = conv_sizes(g);
   const ConvPlan plan =
-      plan_forward(sizes, multiprocessors(), statistics.has_value(), choice);
+      plan_forward(sizes, multiprocessors(), may_use_wgmma(q_x.const_data_ptr()),
+                   statistics.has_value(), choice);
   const at::Tensor scratch = workspace(plan.workspace_bytes, q_x.device());
   ForwardArguments a;
   a.q_x = q_x.const_data_ptr<uint8_t>();

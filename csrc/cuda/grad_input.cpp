@@ -5,6 +5,7 @@
 #include "cuda/op_checks.h"
 #include "cuda/primitives/multiprocessors.h"
 #include "cuda/products.h"
+#include "cuda/wgmma_switch.h"
 
 namespace daq_mm::cuda {
 
@@ -15,7 +16,8 @@ at::Tensor grad_input_cuda(const at::Tensor& q_g, const at::Tensor& q_w, const a
                                 channels_last_format(g.rank));
   if (dx.numel() == 0) return dx.contiguous(format);
   const ConvSizes sizes = conv_sizes(g);
-  const ConvPlan plan = plan_grad_input(sizes, multiprocessors(), choice);
+  const ConvPlan plan =
+      plan_grad_input(sizes, multiprocessors(), may_use_wgmma(q_g.const_data_ptr()), choice);
   const at::Tensor scratch = workspace(plan.workspace_bytes, q_g.device());
   GradInputArguments a;
   a.q_g = q_g.const_data_ptr<int8_t>();

@@ -1,4 +1,4 @@
-// multiprocessors() on the hardware; the emulator has its own.
+// multiprocessors.h on the hardware; the emulator has its own.
 
 #include "cuda/primitives/multiprocessors.h"
 
@@ -8,13 +8,23 @@
 #include <cuda_runtime_api.h>
 
 namespace daq_mm::cuda {
+namespace {
 
-int multiprocessors() {
+int attribute(cudaDeviceAttr which) {
   int device = 0;
-  int count = 0;
+  int value = 0;
   C10_CUDA_CHECK(cudaGetDevice(&device));
-  C10_CUDA_CHECK(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
-  return count;
+  C10_CUDA_CHECK(cudaDeviceGetAttribute(&value, which, device));
+  return value;
+}
+
+}  // namespace
+
+int multiprocessors() { return attribute(cudaDevAttrMultiProcessorCount); }
+
+bool has_warpgroups() {
+  return attribute(cudaDevAttrComputeCapabilityMajor) == 9 &&
+         attribute(cudaDevAttrComputeCapabilityMinor) == 0;
 }
 
 }  // namespace daq_mm::cuda

@@ -5,7 +5,9 @@
 #include <torch/library.h>
 
 #include "cuda/op_checks.h"
+#include "cuda/primitives/multiprocessors.h"
 #include "cuda/products.h"
+#include "cuda/wgmma_switch.h"
 
 namespace daq_mm::cuda {
 namespace {
@@ -55,6 +57,18 @@ at::Tensor grad_weight_with(const at::Tensor& q_x, const at::Tensor& x_qparams,
   return grad_weight_cuda(q_x, x_qparams, q_g, g_step, g, out_dtype, format, &choice);
 }
 
+// The tile and the splits that a plan chooses for forward or grad-input.
+std::vector<int64_t> planned(bool backward, at::IntArrayRef x_size, at::IntArrayRef w_size,
+                             at::IntArrayRef stride, at::IntArrayRef padding,
+                             at::IntArrayRef dilation, int64_t groups) {
+  const ConvSizes s =
+      conv_sizes(ConvGeometry::make(x_size, w_size, stride, padding, dilation, groups));
+  const bool wgmma = may_use_wgmma(nullptr);
+  const ConvPlan plan = backward ? plan_grad_input(s, multiprocessors(), wgmma)
+                                 : plan_forward(s, multiprocessors(), wgmma, false);
+  return {static_cast<int64_t>(plan.tile), plan.splits};
+}
+
 }  // namespace
 }  // namespace daq_mm::cuda
 
@@ -70,6 +84,10 @@ TORCH_LIBRARY_FRAGMENT(daq_mm_emulated, m) {
       "int[] padding, int[] dilation, int groups, ScalarType out_dtype, int tile, int splits) "
       "-> Tensor",
       &grad_input_with);
+  m.def(
+      "planned(bool backward, int[] x_size, int[] w_size, int[] stride, int[] padding, "
+      "int[] dilation, int groups) -> int[]",
+      &planned);
   m.def(
       "grad_weight_with(Tensor q_x, Tensor x_qparams, Tensor q_g, Tensor g_step, "
       "int[] kernel_size, int[] stride, int[] padding, int[] dilation, int groups, "

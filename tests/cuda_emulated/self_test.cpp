@@ -256,6 +256,7 @@ at::Tensor maximum(const at::Tensor& x) {
 
 void set_schedule(int64_t seed) { emulator::set_schedule(static_cast<uint64_t>(seed)); }
 void set_multiprocessors(int64_t count) { emulator::set_multiprocessors(static_cast<int>(count)); }
+void set_warpgroups(bool present) { emulator::set_warpgroups(present); }
 
 }  // namespace
 }  // namespace daq_mm::cuda
@@ -274,4 +275,5 @@ TORCH_LIBRARY_FRAGMENT(daq_mm_emulated, m) {
   m.def("maximum(Tensor x) -> Tensor", &maximum);
   m.def("set_schedule(int seed) -> ()", &set_schedule);
   m.def("set_multiprocessors(int count) -> ()", &set_multiprocessors);
+  m.def("set_warpgroups(bool present) -> ()", &set_warpgroups);
 }

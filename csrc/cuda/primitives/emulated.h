@@ -329,6 +329,8 @@ inline float subtract(float a, float b) { return a - b; }
 inline float divide(float a, float b) { return a / b; }
 inline float square_root(float a) { return std::sqrt(a); }
 inline float round_half_even(float a) { return std::nearbyint(a); }
+inline float lower_of(float a, float b) { return std::isnan(a) || a < b ? a : b; }
+inline float higher_of(float a, float b) { return std::isnan(a) || a > b ? a : b; }
 inline uint32_t bits_of(float a) { return std::bit_cast<uint32_t>(a); }
 inline float float_of_bits(uint32_t a) { return std::bit_cast<float>(a); }
 inline uint16_t half_from_float(float a) {

@@ -15,6 +15,7 @@ namespace {
 thread_local Block* current_block = nullptr;
 uint64_t schedule_seed = 0;
 int multiprocessor_count = 4;
+bool warpgroups_present = false;
 
 const char* name(Collective operation) {
   switch (operation) {
@@ -45,9 +46,11 @@ std::vector<int64_t> order(int64_t count, uint64_t salt) {
 void set_schedule(uint64_t seed) { schedule_seed = seed; }
 uint64_t schedule() { return schedule_seed; }
 void set_multiprocessors(int count) { multiprocessor_count = count; }
+void set_warpgroups(bool present) { warpgroups_present = present; }
 
 Block::Block(int threads, int64_t shared_bytes)
-    : threads_(threads), warps_(threads / kWarp), shared_(shared_bytes), shadow_(shared_bytes) {
+    : threads_(threads), warps_(threads / kWarp), shared_(shared_bytes), shadow_(shared_bytes),
+      warpgroups_(threads / (4 * kWarp)) {
   for (int t = 0; t < threads; ++t) fibers_.push_back(std::make_unique<Thread>());
 }
 
@@ -71,9 +74,9 @@ void Block::enter(void* pointer) {
   auto& block = *static_cast<Block*>(pointer);
   try {
     (*block.body_)();
-    if (!block.fibers_[block.thread_]->copies.empty()) {
-      block.fail("ended with asynchronous copies in flight");
-    }
+    const Thread& thread = *block.fibers_[block.thread_];
+    if (!thread.copies.empty()) block.fail("ended with asynchronous copies in flight");
+    if (!thread.sums.empty()) block.fail("ended with products in flight");
   } catch (...) {
     block.error_ = std::current_exception();
   }
@@ -92,24 +95,38 @@ void Block::resume(int thread) {
   if (error_) std::rethrow_exception(error_);
 }
 
-// Runs the lanes until each is at a barrier or done.
-void Block::run_warp(int warp) {
+// Runs the lanes until each waits for something that another warp or a copy must do, or is done;
+// whether any could run.
+bool Block::run_warp(int warp) {
   const uint64_t salt = (static_cast<uint64_t>(index_.x) << 20) + epoch_ * 64u + warp;
   const std::vector<int64_t> lanes = order(kWarp, salt);
+  bool any = false;
   for (bool progress = true; progress;) {
     progress = false;
     for (int64_t lane : lanes) {
       const int thread = warp * kWarp + static_cast<int>(lane);
-      if (fibers_[thread]->state != State::kRunnable) continue;
-      progress = true;
+      Thread& t = *fibers_[thread];
+      if (t.state == State::kWaiting && is_complete(t)) t.state = State::kRunnable;
+      if (t.state != State::kRunnable) continue;
+      progress = any = true;
       resume(thread);
     }
   }
-  for (int lane = 0; lane < kWarp; ++lane) {
-    thread_ = warp * kWarp + lane;
-    if (fibers_[thread_]->state == State::kInWarp) {
-      fail(std::string("waits in ") + name(warps_[warp].operation) +
-           " for lanes that do not come; " + stuck());
+  return any;
+}
+
+// Nobody can run and no copy is in flight: all must be done or at a barrier.
+void Block::fail_if_stuck() {
+  for (thread_ = 0; thread_ < threads_; ++thread_) {
+    switch (fibers_[thread_]->state) {
+      case State::kInWarp:
+        fail(std::string("waits in ") + name(warps_[thread_ / kWarp].operation) +
+             " for lanes that do not come; " + stuck());
+      case State::kInWarpgroup:
+        fail("waits in a product for lanes of its warpgroup that do not come; " + stuck());
+      case State::kWaiting:
+        fail("waits for arrivals that do not come; " + stuck());
+      default: break;
     }
   }
 }
@@ -124,18 +141,20 @@ void Block::finish_barrier_or_fail() {
     if (thread->state == State::kAtBarrier) thread->state = State::kRunnable;
   }
   ++epoch_;
+  join_all();
 }
 
 std::string Block::stuck() const {
-  int at_barrier = 0, in_warp = 0, done = 0;
+  int at_barrier = 0, in_warp = 0, waiting = 0, done = 0;
   for (const auto& thread : fibers_) {
     at_barrier += thread->state == State::kAtBarrier;
-    in_warp += thread->state == State::kInWarp;
+    in_warp += thread->state == State::kInWarp || thread->state == State::kInWarpgroup;
+    waiting += thread->state == State::kWaiting;
     done += thread->state == State::kDone;
   }
   std::ostringstream s;
-  s << at_barrier << " threads at a barrier, " << in_warp << " in a warp-wide operation, " << done
-    << " ended, of " << threads_;
+  s << at_barrier << " threads at a barrier, " << in_warp << " in a warp-wide operation, "
+    << waiting << " wait for arrivals, " << done << " ended, of " << threads_;
   return s.str();
 }
 
@@ -157,17 +176,23 @@ void Block::run(Index index, Index grid, const std::function<void()>& body) {
     thread->state = State::kRunnable;
     thread->fiber.start(&Block::enter, this);
   }
+  reset_async();
   struct Current {
     explicit Current(Block* block) { current_block = block; }
     ~Current() { current_block = nullptr; }
   } current(this);
   const auto done = [](const auto& thread) { return thread->state == State::kDone; };
   while (!std::all_of(fibers_.begin(), fibers_.end(), done)) {
+    bool progress = false;
     for (int64_t warp : order(threads_ / kWarp, index.x + 7919u * epoch_)) {
-      run_warp(static_cast<int>(warp));
+      progress |= run_warp(static_cast<int>(warp));
+      if (land_a_bulk_copy(true)) progress = true;
     }
+    if (progress || land_a_bulk_copy(false)) continue;
+    fail_if_stuck();
     finish_barrier_or_fail();
   }
+  if (!bulk_copies_.empty()) fail("ended with bulk copies in flight");
 }
 
 void Block::barrier() { wait(State::kAtBarrier); }
@@ -193,12 +218,16 @@ bool Block::arrive(Collective operation) {
 
 Block::Access Block::now() const {
   const int32_t warp = thread_ / kWarp;
-  return {epoch_, warps_[warp].epoch, thread_, warp};
+  return {epoch_, warps_[warp].epoch, thread_, warp, fibers_[thread_]->clock};
 }
 
-// Whether a barrier lies between the access and this moment, or it was this thread's own.
+// Whether a barrier lies between the access and this moment, or it was this thread's own, or an
+// arrival after it has been waited for.
 bool Block::ordered_before_now(const Access& access) const {
+  const std::vector<uint32_t>& seen = fibers_[thread_]->seen;
+  if (access.thread == kEngine) return seen[agent_of_arrivals(access.warp)] >= access.clock;
   if (access.epoch != epoch_ || access.thread == thread_) return true;
+  if (access.thread >= 0 && !seen.empty() && seen[access.thread] >= access.clock) return true;
   const int32_t warp = thread_ / kWarp;
   return access.warp == warp && access.warp_epoch < warps_[warp].epoch;
 }
@@ -217,7 +246,7 @@ std::byte* Block::shared_for_read(int64_t offset, int64_t size) {
   const Access access = now();
   for (int64_t i = offset; i < offset + size; ++i) {
     Shadow& shadow = shadow_[i];
-    if (shadow.copied_by >= 0) fail("reads shared memory that a copy in flight writes");
+    check_untouched(shadow, "reads shared memory that a copy in flight writes");
     if (shadow.write.epoch == 0) fail("reads shared memory that nobody wrote");
     if (!ordered_before_now(shadow.write)) {
       fail("race: reads shared memory that thread " + std::to_string(shadow.write.thread) +
@@ -239,7 +268,7 @@ void Block::check_write(int64_t offset, int64_t size) {
   check_shared_range(offset, size);
   for (int64_t i = offset; i < offset + size; ++i) {
     const Shadow& shadow = shadow_[i];
-    if (shadow.copied_by >= 0) fail("writes shared memory that a copy in flight writes too");
+    check_untouched(shadow, "writes shared memory that a copy in flight writes too");
     if (!ordered_before_now(shadow.write)) {
       fail("race: writes shared memory that thread " + std::to_string(shadow.write.thread) +
            " wrote without a barrier between");
@@ -247,7 +276,21 @@ void Block::check_write(int64_t offset, int64_t size) {
     if (!ordered_before_now(shadow.read)) {
       fail("race: writes shared memory that other threads read without a barrier between");
     }
+    for (int group = 0; group < static_cast<int>(warpgroups_.size()); ++group) {
+      if (shadow.product[group] == 0) continue;
+      for (int warp = 4 * group; warp < 4 * group + 4; ++warp) {
+        if (fibers_[thread_]->seen[agent_of_warp(warp)] < shadow.product[group]) {
+          fail("writes shared memory that a product of warpgroup " + std::to_string(group) +
+               " reads, with no arrival since the wait for it");
+        }
+      }
+    }
   }
+}
+
+void Block::check_untouched(const Shadow& shadow, const char* what) const {
+  if (shadow.copied_by == kObject) fail("accesses an arrival object as memory");
+  if (shadow.copied_by != kNobody) fail(what);
 }
 
 std::byte* Block::shared_for_write(int64_t offset, int64_t size) {
@@ -292,7 +335,7 @@ void Block::wait_copies(int groups_in_flight) {
 void Block::land(const Copy& copy) {
   const Access access = now();
   for (int64_t i = copy.to; i < copy.to + copy.size; ++i) {
-    shadow_[i].copied_by = -1;
+    shadow_[i].copied_by = kNobody;
     shadow_[i].write = access;
   }
   std::memcpy(shared_.data() + copy.to, copy.from, copy.size);
@@ -305,10 +348,12 @@ void run(Grid grid, int threads, int64_t shared_bytes, const std::function<void(
     throw std::runtime_error("launch refused: " + std::to_string(threads) +
                              " threads a block; expected a multiple of 32 up to 1024");
   }
-  constexpr int64_t kSmallestLimit = 64 * 1024;  // compute capability 7.5
-  if (shared_bytes > kSmallestLimit) {
+  const int64_t limit = (warpgroups_present ? 227 : 64) * 1024;  // capability 9.0; the least, 7.5
+  if (shared_bytes > limit) {
     throw std::runtime_error("launch refused: " + std::to_string(shared_bytes) +
-                             " bytes of shared memory; sm_75 has 65536");
+                             " bytes of shared memory; " +
+                             (warpgroups_present ? "sm_90" : "sm_75") + " has " +
+                             std::to_string(limit));
   }
   Block block(threads, shared_bytes);
   for (int64_t i : order(grid.x * grid.y * grid.z, 1)) {
@@ -322,5 +367,6 @@ void run(Grid grid, int threads, int64_t shared_bytes, const std::function<void(
 namespace daq_mm::cuda {
 
 int multiprocessors() { return emulator::multiprocessor_count; }
+bool has_warpgroups() { return emulator::warpgroups_present; }
 
 }  // namespace daq_mm::cuda

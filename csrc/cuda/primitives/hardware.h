@@ -115,7 +115,8 @@ class Shared : public detail::Memory<T> {
 
  private:
   static DAQ_DEVICE T* base(int64_t byte_offset) {
-    extern __shared__ uint4 shared_bytes[];
+    // Aligned as the widest rows of compute capability 9.0's copies, eight at a time.
+    extern __shared__ __align__(1024) uint4 shared_bytes[];
     return reinterpret_cast<T*>(reinterpret_cast<uint8_t*>(shared_bytes) + byte_offset);
   }
 };
@@ -270,9 +271,36 @@ DAQ_DEVICE float subtract(float a, float b) { return __fsub_rn(a, b); }
 DAQ_DEVICE float divide(float a, float b) { return __fdiv_rn(a, b); }
 DAQ_DEVICE float square_root(float a) { return __fsqrt_rn(a); }
 DAQ_DEVICE float round_half_even(float a) { return rintf(a); }
+// The smaller and the larger one; NaN if one is.
+DAQ_DEVICE float lower_of(float a, float b) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  float result;
+  asm("min.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));
+  return result;
+#else
+  return a != a || a < b ? a : b;
+#endif
+}
+DAQ_DEVICE float higher_of(float a, float b) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  float result;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));
+  return result;
+#else
+  return a != a || a > b ? a : b;
+#endif
+}
 DAQ_DEVICE uint32_t bits_of(float a) { return __float_as_uint(a); }
 DAQ_DEVICE float float_of_bits(uint32_t a) { return __uint_as_float(a); }
-DAQ_DEVICE uint16_t half_from_float(float a) { return __half_as_ushort(__float2half_rn(a)); }
+DAQ_DEVICE uint16_t half_from_float(float a) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  uint32_t pair;  // a conversion of two, which has four times the rate of one
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(0.0f), "f"(a));
+  return static_cast<uint16_t>(pair);
+#else
+  return __half_as_ushort(__float2half_rn(a));
+#endif
+}
 DAQ_DEVICE float float_from_half(uint16_t a) { return __half2float(__ushort_as_half(a)); }
 
 // ---- launch ----

@@ -1,9 +1,14 @@
-// The number of streaming multiprocessors, for host code that chooses launches.
+// What host code asks of the device to choose launches.
 #pragma once
 
 namespace daq_mm::cuda {
 
-// Of the current device; in the emulator what emulator::set_multiprocessors() said.
+// Streaming multiprocessors of the current device; in the emulator what
+// emulator::set_multiprocessors() said.
 int multiprocessors();
+
+// Whether the current device has compute capability 9.0: warpgroup products and the copy engine; in
+// the emulator what emulator::set_warpgroups() said.
+bool has_warpgroups();
 
 }  // namespace daq_mm::cuda
