@@ -50,7 +50,7 @@ void set_warpgroups(bool present) { warpgroups_present = present; }
 
 Block::Block(int threads, int64_t shared_bytes)
     : threads_(threads), warps_(threads / kWarp), shared_(shared_bytes), shadow_(shared_bytes),
-      warpgroups_(threads / (4 * kWarp)) {
+      warpgroups_(std::min(threads / (4 * kWarp), kMostWarpgroups)) {
   for (int t = 0; t < threads; ++t) fibers_.push_back(std::make_unique<Thread>());
 }
 

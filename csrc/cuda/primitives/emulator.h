@@ -142,7 +142,7 @@ class Block {
     int64_t waits_for = 0;  // kWaiting: the arrival object and its parity
     int parity = 0;
     uint32_t clock = 1;               // counts this thread's arrivals
-    std::vector<uint32_t> seen;       // by agent: what is known to have happened; see Agent
+    std::vector<uint32_t> seen;       // by agent: what is known to have happened
     Product product{};                // kInWarpgroup
     int32_t* d = nullptr;
     std::vector<Sums> sums;
