@@ -154,6 +154,7 @@ def int8_products(
     geometry: dict[str, Any],
     output_mask: Sequence[bool],
     x_dtype: torch.dtype,
+    grad_input: Callable[..., Tensor] = ops.grad_input,
 ) -> tuple[Tensor | None, Tensor | None]:
     """grad-input and grad-weight of a gradient that is quantized elsewhere.
 
@@ -165,6 +166,7 @@ def int8_products(
         g_sum: float (Co,), the gradient's sum over samples and positions.
         output_mask: which of (dx, dw) to compute; the other is None.
         x_dtype: dtype of dx.
+        grad_input: computes dx from the arguments of `ops.grad_input`.
 
     Returns:
         dx: q_x's size, channels-last; dw: w's size, dtype and memory format.
@@ -179,7 +181,7 @@ def int8_products(
         else:
             q_w, w_step = ops.quantize_w(w)
             step = (by_tensor / 127) * w_step
-        dx = ops.grad_input(q_g, q_w, step, q_x.shape, **geometry, out_dtype=x_dtype)
+        dx = grad_input(q_g, q_w, step, q_x.shape, **geometry, out_dtype=x_dtype)
     if output_mask[1]:
         g_threshold = by_channel if channels else by_tensor
         if q_g is None or folded != channels:

@@ -14,6 +14,7 @@ from .conv import DAQConv2d, DAQConv3d, _Int8Mixin
 from .glue import fused_unit
 from .norm import is_batch_norm
 from .plan import CallStep, NoPlan, Plan, UnitStep, Value, make_plan
+from .pool import compact_max_pool, pools_compactly
 from .twin import move_twin
 
 Tensor = torch.Tensor
@@ -215,7 +216,10 @@ def _call(
     args = _resolve(step.args, values, contiguous)
     kwargs = _resolve(step.kwargs, values, contiguous)
     if step.kind == "module":
-        return module.get_submodule(step.target)(*args, **kwargs)
+        child = module.get_submodule(step.target)
+        if pools_compactly(child, args, kwargs):
+            return compact_max_pool(child, args[0])
+        return child(*args, **kwargs)
     if step.kind == "method":
         return getattr(args[0], step.target)(*args[1:], **kwargs)
     return step.target(*args, **kwargs)

@@ -4,7 +4,9 @@
 
 Between forward and backward it keeps x in 8 bits (for grad-weight), y in 8 bits (or as it is,
 `DAQConfig.saved_output`) and one bit a value of the activation's mask. The backward pass quantizes
-the gradient of y in the sweep that computes it. Source: Zhao et al., AAAI 2021 (arXiv 2102.04782)
+the gradient of y in the sweep that computes it; its first sweep, the activation's mask and batch
+norm's sums, is done by the last reader of the unit's output, in the epilogue of its grad-input.
+Source: Zhao et al., AAAI 2021 (arXiv 2102.04782)
 for the quantizers; Ioffe and Szegedy 2015 (arXiv 1502.03167) for batch norm.
 """
 
@@ -21,7 +23,7 @@ from . import ops
 from .conv import _Int8Mixin, int8_products, observe_gradient, observe_operands
 from .norm import NormState, backward_coefficients, norm_state
 from .ops.layout import channels_last_format
-from .twin import Twin, new_carrier, share_twin, twin_of
+from .twin import Merged, Readers, Twin, new_carrier, share_twin, source_of, twin_of
 
 Tensor = torch.Tensor
 
@@ -42,6 +44,9 @@ class _Call:
         out_dtype: dtype of y, out and their gradients.
         want_out: whether the float output is needed, or only its 8-bit twin.
         keep: whether a backward pass will follow.
+        residual: what is added, or None.
+        sources: the units (their autograd nodes) whose carriers x and the residual are, or None.
+        readers: of this unit's output.
         q, qparams: the twin of the output (q is None if want_out).
     """
 
@@ -56,6 +61,9 @@ class _Call:
     allow_unsigned: bool
     saved_output: str
     keep: bool
+    residual: Tensor | None
+    sources: tuple[Any, Any]
+    readers: Readers
     q: Tensor | None = None
     qparams: Tensor | None = None
     exact: Tensor | None = None
@@ -66,7 +74,10 @@ class _Call:
 
 
 class _Unit(torch.autograd.Function):
-    """Outputs: the float activation (None unless wanted) and the carrier of its 8-bit twin."""
+    """Outputs: the float activation (None unless wanted) and the carriers of its 8-bit twin.
+
+    `residual` is what connects `call.residual` to the graph: it, or a carrier of its unit.
+    """
 
     @staticmethod
     def forward(ctx, x, w, conv_bias, gamma, beta, residual, call: _Call):
@@ -98,7 +109,7 @@ class _Unit(torch.autograd.Function):
             beta,
             mean,
             invstd,
-            residual,
+            call.residual,
             act=call.act,
             want_out=want_out,
             want_q=not call.want_out,
@@ -117,34 +128,45 @@ class _Unit(torch.autograd.Function):
                 *(kept_mask, mean, invstd),
             )
         # What is saved is released node by node in the backward pass; what ctx holds is not.
-        call.q_x = call.x_qparams = None
+        call.q_x = call.x_qparams = call.residual = None
         ctx.call = call
         ctx.x_dtype = x.dtype
         ctx.bias_dtype = None if conv_bias is None else conv_bias.dtype
         ctx.set_materialize_grads(False)
         call.q, call.qparams = (None if call.want_out else q), qparams
         call.exact = out if call.observer is not None else None
-        carrier = new_carrier(y.shape, call.out_dtype, y.device)
-        return (out if call.want_out else None), carrier
+        carriers = (new_carrier(y.shape, call.out_dtype, y.device) for _ in range(2))
+        return (out if call.want_out else None), *carriers
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, g_out, g_carrier):
-        g, g2 = (g_out, None) if g_carrier is None else (g_carrier, g_out)
-        if g is None:
+    def backward(ctx, g_out, *of_carriers):
+        call, needs = ctx.call, ctx.needs_input_grad
+        gradients = [g for g in of_carriers if g is not None]
+        if g_out is None and not gradients:
             return (None,) * 7
-        q_x, x_qparams, w, gamma, y, grid, mask, mean, invstd = ctx.saved_tensors
-        call = ctx.call
-        needs = ctx.needs_input_grad
-        g = _channels_last(g)
-        g2 = None if g2 is None else _channels_last(g2)
-        # The masked gradient is a result where a residual asks for it; else later sweeps mask.
-        want_gz = g2 is not None or (needs[5] and mask is not None)
-        statistics = (None, None) if y is None else (mean, invstd)
-        gz, sums = ops.norm_act_reduce(g, g2, mask, y, grid, *statistics, want_gz=want_gz)
-        if want_gz:
-            g, mask = gz, None
-        del g_out, g_carrier, g2, gz  # two of them are large, and not needed any more
+        merged = _take_merged(call.readers, gradients)
+        saved = ctx.saved_tensors if merged is None else merged.saved
+        q_x, x_qparams, w, gamma, y, grid, mask, mean, invstd = saved
+        if merged is not None:
+            gradients = [merged.gz]
+        if g_out is not None:
+            gradients.append(g_out)
+        del g_out, of_carriers  # large, and not needed any more as soon as they are reduced
+        if merged is not None and len(gradients) == 1:
+            g, mask, sums = merged.gz, None, merged.sums
+        else:
+            # The masked gradient is a result where a residual asks for it; else later sweeps mask.
+            want_gz = len(gradients) > 1 or (needs[5] and mask is not None)
+            statistics = (None, None) if y is None else (mean, invstd)
+            g, g2 = _at_most_two(gradients)
+            gz, sums = ops.norm_act_reduce(g, g2, mask, y, grid, *statistics, want_gz=want_gz)
+            if want_gz:
+                g, mask = gz, None
+            del gz, g2
+        del merged, gradients
+        if needs[5]:
+            _let_other_reader_merge(call.sources[1], g)
         coefficients = backward_coefficients(call.norm, sums, gamma, mean, invstd)
         glue = (g, mask, y, grid, coefficients)
         dx = dw = None
@@ -185,6 +207,9 @@ def _conv_backward(ctx, glue, q_x, x_qparams, w, dy_sum) -> tuple[Tensor | None,
         def quantize(s: Tensor) -> Tensor:
             return ops.norm_backward_quantize(*glue, threshold=s, seed=seed)
 
+    def grad_input(*args, **keywords) -> Tensor:
+        return _grad_input(call.sources[0], *args, **keywords)
+
     return int8_products(
         quantize,
         threshold,
@@ -196,7 +221,64 @@ def _conv_backward(ctx, glue, q_x, x_qparams, w, dy_sum) -> tuple[Tensor | None,
         geometry=call.geometry,
         output_mask=ctx.needs_input_grad[:2],
         x_dtype=ctx.x_dtype,
+        grad_input=grad_input,
     )
+
+
+def _grad_input(source: Any, *args, **keywords) -> Tensor:
+    """`ops.grad_input`; with the first backward sweep of the unit `source` where this is the last
+    of its readers."""
+    if source is None:
+        return ops.grad_input(*args, **keywords)
+    readers = source.call.readers.in_this_pass()
+    if readers.count != (1 if readers.waiting is None else 2):
+        dx = ops.grad_input(*args, **keywords)
+        _let_other_reader_merge(source, dx)
+        return dx
+    saved = source.saved_tensors
+    *_, y, grid, mask, mean, invstd = saved
+    gz, sums = ops.grad_input_reduce(
+        *args,
+        **keywords,
+        g2=readers.waiting,
+        mask=mask,
+        y=y,
+        grid=grid,
+        mean=None if y is None else mean,
+        invstd=None if y is None else invstd,
+    )
+    readers.merged = Merged(gz, sums, readers.waiting, saved)
+    readers.waiting = None
+    return gz
+
+
+def _let_other_reader_merge(source: Any, g: Tensor) -> None:
+    """Show g, one reader's gradient of the unit `source`, to the other one if there are two."""
+    if source is None:
+        return
+    readers = source.call.readers.in_this_pass()
+    if readers.count == 2 and readers.waiting is None:
+        readers.waiting = g
+
+
+def _take_merged(readers: Readers, gradients: list[Tensor]) -> Merged | None:
+    """What a reader did for the unit that got these gradients; None if nothing."""
+    readers = readers.in_this_pass()
+    merged, readers.merged, readers.waiting = readers.merged, None, None
+    if merged is None or merged.is_of(gradients):
+        return merged
+    raise RuntimeError(
+        "a gradient between two fused units was changed or added to on its way, which only a hook "
+        "on their autograd nodes can do; set DAQConfig(fuse=False) to use such hooks"
+    )
+
+
+def _at_most_two(gradients: list[Tensor]) -> tuple[Tensor, Tensor | None]:
+    """One or two tensors, channels-last, of the same sum."""
+    gradients = [_channels_last(g) for g in gradients]
+    if len(gradients) == 3:
+        gradients[1:] = [gradients[1] + gradients[2]]
+    return gradients[0], (gradients[1] if len(gradients) == 2 else None)
 
 
 def _gradient_sum(ctx, sums: Tensor, coefficients: Tensor) -> Tensor:
@@ -241,6 +323,12 @@ def fused_unit(
         out_dtype = conv.out_dtype(x)
         geometry, weight, bias = conv.geometry(), conv.weight, conv.bias
         x, q_x, x_qparams = _quantized_input(x, conv)
+    added = residual
+    if residual is not None:
+        if residual.dtype == out_dtype:
+            added = source_of(residual)
+        if added is residual:
+            added = residual = _channels_last(residual.to(out_dtype))
     call = _Call(
         conv=conv,
         norm=None if norm is None else norm_state(norm),
@@ -253,12 +341,13 @@ def fused_unit(
         allow_unsigned=allow_unsigned,
         saved_output=saved_output,
         keep=torch.is_grad_enabled(),
+        residual=None if residual is None else _channels_last(residual),
+        sources=(_unit_of(x), _unit_of(added)),
+        readers=Readers(),
     )
     gamma, beta = (None, None) if norm is None else (norm.weight, norm.bias)
-    if residual is not None:
-        residual = _channels_last(residual.to(out_dtype))
-    out, carrier = _Unit.apply(x, weight, bias, gamma, beta, residual, call)
-    result = out if want_out else carrier
+    out, *carriers = _Unit.apply(x, weight, bias, gamma, beta, added, call)
+    result = out if want_out else carriers[0]
     q, call.q, exact, call.exact = call.q, None, call.exact, None
     if not (want_out and torch.is_inference_mode_enabled()):
         # Inference tensors count no versions, so a change of `out` would go unnoticed.
@@ -266,7 +355,8 @@ def fused_unit(
             q,
             call.qparams,
             allow_unsigned=allow_unsigned,
-            carrier=carrier,
+            carriers=tuple(carriers),
+            readers=call.readers,
             x=out,
             exact=exact,
         ).attach(result)
@@ -288,6 +378,13 @@ def _quantized_input(x: Tensor, conv: _Int8Mixin) -> tuple[Tensor, Tensor, Tenso
     if conv.observer is not None and exact is not None:
         observe_operands(conv.observer, exact, conv.weight, q_x, x_qparams, conv.config)
     return source, q_x, x_qparams
+
+
+def _unit_of(source: Tensor | None) -> Any:
+    """The autograd node of the unit whose carrier this is, None if it is anything else."""
+    node = None if source is None else source.grad_fn
+    is_carrier = isinstance(node, _Unit._backward_cls) and not any(source.stride())
+    return node if is_carrier else None
 
 
 def _channels_last(x: Tensor) -> Tensor:

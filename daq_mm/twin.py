@@ -7,6 +7,9 @@ tensor; where an operation makes a new one, the twin stays behind and the convol
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cache
+
 import torch
 
 from . import ops
@@ -14,6 +17,54 @@ from . import ops
 Tensor = torch.Tensor
 
 _ATTRIBUTE = "_daq_twin"
+
+
+@dataclass
+class Merged:
+    """A unit's gradient before its activation, found in the epilogue of a reader's grad-input.
+
+    Attributes:
+        gz: that gradient, which the reader returned as its own. sums: float64 (2, C), its sums.
+        other: the other reader's gradient, which gz contains, or None.
+        saved: what the unit had saved for its backward pass, unpacked (it can be only once).
+    """
+
+    gz: Tensor
+    sums: Tensor
+    other: Tensor | None
+    saved: tuple[Tensor | None, ...]
+
+    def is_of(self, gradients: list[Tensor]) -> bool:
+        """Whether these, from the readers' slots, are what was merged and nothing else."""
+        mine = [t for t in (self.gz, self.other) if t is not None]
+        # Both sides keep their tensors alive, so equal addresses are the same values.
+        return sorted(t.data_ptr() for t in gradients) == sorted(t.data_ptr() for t in mine)
+
+
+@dataclass
+class Readers:
+    """Those who read a unit's output through its carriers: convolutions, and units that add it.
+
+    The unit's node and its twin share this, so that in the backward pass the last of at most two
+    readers can do the unit's first sweep along with its own product (`daq_mm.glue`).
+
+    Attributes:
+        count: readers in the forward pass. waiting: the gradient of the reader that came first in
+            the backward pass, while the other one's is to come. merged: see `Merged`.
+        task: the call of backward() that the last two belong to.
+    """
+
+    count: int = 0
+    waiting: Tensor | None = None
+    merged: Merged | None = None
+    task: int = -1
+
+    def in_this_pass(self) -> Readers:
+        """Itself, without what an earlier backward() left, which may have run only a part."""
+        task = torch._C._current_graph_task_id()
+        if task != self.task:
+            self.task, self.waiting, self.merged = task, None, None
+        return self
 
 
 class Twin:
@@ -24,9 +75,10 @@ class Twin:
             for.
         qparams: float32 (2,) = (step, zero point), the ones that `quantize_x` would find.
         allow_unsigned: the setting that they were found with.
-        carrier: the tensor by which convolutions connect to the autograd graph. Its values are
-            never read; it has the activation's size and dtype on storage of one value. None for
+        carriers: two tensors by which readers connect to the autograd graph. Their values are
+            never read; they have the activation's size and dtype on storage of one value. None for
             the activation itself.
+        readers: of the carriers.
         x: the float activation; None if only q exists, and then x's values must not be read.
         exact: the activation's float values for observers of quantization noise, or None.
     """
@@ -37,14 +89,16 @@ class Twin:
         qparams: Tensor,
         *,
         allow_unsigned: bool,
-        carrier: Tensor | None,
+        carriers: tuple[Tensor, Tensor] | None,
         x: Tensor | None,
+        readers: Readers | None = None,
         exact: Tensor | None = None,
     ) -> None:
         self._q = q
         self.qparams = qparams
         self.allow_unsigned = allow_unsigned
-        self.carrier = carrier
+        self.carriers = carriers
+        self.readers = readers
         self.exact = exact
         self.is_only_value = x is None
         self._version: int | None = None
@@ -66,16 +120,25 @@ class Twin:
         return self._version is None or x._version == self._version
 
     def source(self, x: Tensor) -> Tensor:
-        """The tensor by which a consumer of x's twin connects to the autograd graph.
+        """The tensor by which one more reader of x's values connects to the autograd graph.
 
-        The carrier, so that its gradient reaches the unit apart from other consumers' and needs
-        no addition of its own; x itself where the two are not of one node any more, as after
-        reentrant activation checkpointing.
+        A carrier, so that its gradient reaches the unit apart from other readers' and needs no
+        addition of its own (the third reader and later ones share the second's); x itself where
+        the two are not of one node any more, as after reentrant activation checkpointing.
         """
-        if self.carrier is None:
+        if self.carriers is None:
             return x
-        same = x.requires_grad == self.carrier.requires_grad and x.grad_fn is self.carrier.grad_fn
-        return self.carrier if same else x
+        carrier = self.carriers[min(self.readers.count, 1)]
+        if x.requires_grad != carrier.requires_grad or x.grad_fn is not carrier.grad_fn:
+            return x
+        self.readers.count += 1
+        return carrier
+
+
+def source_of(x: Tensor) -> Tensor:
+    """`Twin.source` of x's twin, for a reader of x's floats; x if it has no current twin."""
+    twin = None if torch.compiler.is_compiling() else getattr(x, _ATTRIBUTE, None)
+    return x if twin is None or not twin.is_current(x) else twin.source(x)
 
 
 def twin_of(x: Tensor, *, allow_unsigned: bool) -> Twin | None:
@@ -97,7 +160,7 @@ def share_twin(x: Tensor, q: Tensor, qparams: Tensor, *, allow_unsigned: bool) -
     convolution on its shortcut: it is quantized, and kept for the backward pass, once."""
     if torch.compiler.is_compiling() or x.is_inference():
         return
-    Twin(q, qparams, allow_unsigned=allow_unsigned, carrier=None, x=x).attach(x)
+    Twin(q, qparams, allow_unsigned=allow_unsigned, carriers=None, x=x).attach(x)
 
 
 def move_twin(x: Tensor, copy: Tensor) -> Tensor:
@@ -110,5 +173,10 @@ def move_twin(x: Tensor, copy: Tensor) -> Tensor:
 
 def new_carrier(size: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
     """A tensor of this size on the storage of a single value, which is no view of another."""
-    storage = torch.zeros(1, dtype=dtype, device=device).untyped_storage()
-    return torch.empty(0, dtype=dtype, device=device).set_(storage, 0, size, [0] * len(size))
+    empty = torch.empty(0, dtype=dtype, device=device)
+    return empty.set_(_one_value(dtype, device), 0, size, [0] * len(size))
+
+
+@cache
+def _one_value(dtype: torch.dtype, device: torch.device) -> torch.UntypedStorage:
+    return torch.zeros(1, dtype=dtype, device=device).untyped_storage()

@@ -41,6 +41,10 @@ def glue_calls(v: dict) -> dict:
         "batch_norm_statistics": (stats, 84.0, torch.zeros(6), torch.ones(6), 0.1, 1e-5),
         "norm_act_forward": forward,
         "norm_act_reduce": (v["g"], y, mask, codes, grid, *affine[2:], True),
+        "grad_input_reduce": (
+            *(v["q_g"], v["q_w"], v["w_step"], [2, 4, 6, 7], *GEOMETRY, torch.bfloat16),
+            *(None, None, None, None, None, None),
+        ),
         "norm_backward_apply": backward,
         "norm_backward_maxima": backward,
         "norm_backward_quantize": (*backward, maximum[:-1], torch.tensor([7])),

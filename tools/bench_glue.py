@@ -3,7 +3,9 @@
     python tools/bench_glue.py --size 16,256,56,56 --dtype bf16 --threads 2
 
 Each op is compared with the reference on the very tensors before it is timed. All take turns;
-times are medians. The yardstick is a plain copy on the same machine.
+times are medians. The yardstick is a plain copy on the same machine. A second table has products
+with glue in their epilogues (statistics of the output, batch norm's backward sums) next to the
+same work in two ops, for the bottlenecks of ResNet-50 at the batch of --size.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from bench import allocator, machine  # noqa: E402
+from bench.glue_products import product_cases  # noqa: E402
 from bench.operands import DTYPES  # noqa: E402
 from bench.timing import Clock, take_turns  # noqa: E402
 from common.provenance import provenance, warn_if_busy, write_json  # noqa: E402
@@ -39,6 +42,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--threads", type=int, default=None, help="default: as torch chooses")
     add("--repeats", type=int, default=7, help="samples of each op, default 7")
     add("--min-time", type=float, default=0.15, help="seconds of an op's samples together")
+    add("--no-products", action="store_true", help="leave out the products with epilogues")
     add("--json", type=Path, help="write records and provenance here")
     # fmt: on
     args = parser.parse_args(argv)
@@ -117,6 +121,23 @@ def cases(size: list[int], dtype: torch.dtype) -> dict[str, Case]:
     }
 
 
+def time_products(args: argparse.Namespace) -> list[dict]:
+    """Records of the products with epilogues, and their table."""
+    records = []
+    for shape, variants in product_cases(args.size[0], DTYPES[args.dtype]).items():
+        summaries = take_turns(
+            variants, repeats=args.repeats, min_time=args.min_time, clock=Clock("cpu")
+        )
+        if not records:
+            print(f"\n| convolution, ms | {' | '.join(variants)} |")
+            print(f"| --- |{' --- |' * len(variants)}")
+        cells = [f"{summaries[name].median_s * 1e3:.2f}" for name in variants]
+        print(f"| {shape} | {' | '.join(cells)} |")
+        for name in variants:
+            records.append({"convolution": shape, "op": name, **summaries[name].fields()})
+    return records
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the tool; 1 if an op's result is wrong."""
     args = parse_args(argv)
@@ -147,8 +168,10 @@ def main(argv: list[str] | None = None) -> int:
         gbps = case.bytes / summaries[name].median_s / 1e9
         records.append({"op": name, "bytes": case.bytes, "gbps": gbps, **summaries[name].fields()})
         print(f"| {name} | {summaries[name].median_s * 1e3:.2f} | {gbps:.1f} |")
+    products = [] if args.no_products else time_products(args)
     if args.json:
         document = {"allocator": setting, "bandwidth_gbps": bandwidth, "records": records}
+        document["products"] = products
         write_json(args.json, {**provenance(vars(args)), **document})
     return 0
 

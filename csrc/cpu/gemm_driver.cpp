@@ -186,7 +186,8 @@ struct StatsParts {
 
 class Gemm {
  public:
-  Gemm(const GemmProblem& problem, Capability capability, at::Tensor& out, double* stats)
+  Gemm(const GemmProblem& problem, Capability capability, at::Tensor& out, double* stats,
+       BlockEpilogue* epilogue)
       : p_(problem),
         capability_(capability),
         type_(out.scalar_type()),
@@ -197,17 +198,18 @@ class Gemm {
         groups_(p_.weights.blocks.back().group + 1),
         group_lanes_(channels_ / groups_),
         stats_(stats),
+        epilogue_(epilogue),
         finish_(problem, groups_, group_lanes_) {
     const int64_t rank = out.dim() - 2;
     for (int64_t a = 0; a < rank; ++a) out_size_[3 - rank + a] = out.size(2 + a);
     planes_ = out.stride(1) != 1 && channels_ != 1;
-    streaming_ = !planes_ && !p_.depthwise && element_ == 4 &&
+    streaming_ = !planes_ && !p_.depthwise && element_ == 4 && epilogue_ == nullptr &&
                  out.numel() * element_ >= kStreamingBytes &&
                  group_lanes_ % kVector == 0 && reinterpret_cast<uintptr_t>(out_) % 64 == 0;
   }
 
-  void run() {
-    split();
+  void run(const at::Tensor& out) {
+    split(out);
     if (zeros_ == Zeros::kBeforehand) {
       const int64_t bytes = p_.source.n * out_size_[0] * out_size_[1] * out_size_[2] * channels_ *
                             element_;
@@ -249,7 +251,7 @@ class Gemm {
   }
 
   // Blocks of pixels, and of lanes where there are too few pixels for the threads.
-  void split() {
+  void split(const at::Tensor& out) {
     const int64_t threads = at::get_num_threads();
     const int64_t blocks = static_cast<int64_t>(p_.weights.blocks.size());
     std::vector<int32_t> order(p_.phases.size());
@@ -271,7 +273,7 @@ class Gemm {
       const int64_t size =
           std::clamp<int64_t>(kBlockBytes / std::max<int64_t>(row, 1), 96, kBlockPixels);
       // An equal share for each thread in each round; sums must not depend on their number.
-      const int64_t shares = stats_ != nullptr ? 2 : threads;
+      const int64_t shares = stats_ != nullptr || epilogue_ != nullptr ? 2 : threads;
       const int64_t rounds = (pixels + size * shares - 1) / (size * shares);
       // Whole units of tiles, spread evenly: were each block rounded up, the last one would be
       // short and the threads' shares unequal.
@@ -284,6 +286,7 @@ class Gemm {
       // Other items' lanes may be there already.
       if (zeros_ == Zeros::kByBlock && lane_parts > 1) zeros_ = Zeros::kBeforehand;
       if (stats_ != nullptr) stats_parts_.start(pixel_blocks, finish_.lanes);
+      if (epilogue_ != nullptr) epilogue_->start(out, pixel_blocks);
       for (int64_t block = 0; block < pixel_blocks; ++block) {
         const int64_t first = units * block / pixel_blocks * kRowPadding;
         const int64_t stop = units * (block + 1) / pixel_blocks * kRowPadding;
@@ -327,6 +330,14 @@ class Gemm {
       const int64_t plane = out_size_[0] * out_size_[1] * out_size_[2];
       store_planes(scratch.data(), kMaxVectors * kVector, item.pixels, block.lanes, element_,
                    rows.out_at.data(), out_, lane, channels_, plane);
+    }
+    if (epilogue_ != nullptr) {
+      // All lanes at once, so that it reads along memory.
+      const LaneBlock& first = w.blocks[item.first_block];
+      const LaneBlock& last = w.blocks[item.last_block - 1];
+      epilogue_->apply(item.part, item.first_pixel, item.first_pixel + item.pixels,
+                       first.group * group_lanes_ + first.first,
+                       last.group * group_lanes_ + last.first + last.lanes);
     }
   }
 
@@ -412,6 +423,7 @@ class Gemm {
   int64_t groups_;
   int64_t group_lanes_;
   double* stats_;
+  BlockEpilogue* epilogue_;
   StatsParts stats_parts_;
   FinishArrays finish_;
   Spatial out_size_{1, 1, 1};
@@ -492,9 +504,17 @@ bool takes_stats(const GemmProblem& p, Capability capability, const at::Tensor& 
                      [](float s) { return s >= 0 && std::isfinite(s); });
 }
 
-void run_gemm(const GemmProblem& problem, Capability capability, at::Tensor& out, double* stats) {
+bool takes_epilogue(const GemmProblem& p, const at::Tensor& out) {
+  if (p.phases.size() != 1 || p.phases[0].out_step != Spatial{1, 1, 1}) return false;
+  if (out.stride(1) != 1 && out.size(1) != 1) return false;
+  const int64_t groups = p.weights.blocks.back().group + 1;
+  return groups == 1 || out.size(1) / groups % kVector == 0;
+}
+
+void run_gemm(const GemmProblem& problem, Capability capability, at::Tensor& out, double* stats,
+              BlockEpilogue* epilogue) {
   if (out.numel() == 0) return;
-  Gemm(problem, capability, out, stats).run();
+  Gemm(problem, capability, out, stats, epilogue).run(out);
 }
 
 }  // namespace daq_mm::cpu

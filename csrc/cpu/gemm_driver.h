@@ -75,12 +75,28 @@ struct GemmProblem {
   std::vector<float> bias;     // one a lane of all groups, or empty
 };
 
+// What to do with results as soon as they are stored, while they are in a core's caches.
+struct BlockEpilogue {
+  virtual ~BlockEpilogue() = default;
+  // Before all results, with the number of parts that the pixels are cut into. Parts do not depend
+  // on the number of threads.
+  virtual void start(const at::Tensor& out, int64_t parts) = 0;
+  // Channels [first_channel, last_channel) of pixels [first, last), in memory's order, are stored.
+  // Called once for each of them, by several threads; never for the same part and channels at once.
+  virtual void apply(int64_t part, int64_t first, int64_t last, int64_t first_channel,
+                     int64_t last_channel) = 0;
+};
+
 // `out` is (N, groups * lanes, *spatial), channels-last or contiguous; every value is written. `stats`
-// are those of stats_of for `out`, float64 (4, C), or null.
+// are those of stats_of for `out`, float64 (4, C), or null. `epilogue` must be one that can be taken.
 void run_gemm(const GemmProblem& problem, Capability capability, at::Tensor& out,
-              double* stats = nullptr);
+              double* stats = nullptr, BlockEpilogue* epilogue = nullptr);
 
 // Whether run_gemm can take statistics while it computes.
 bool takes_stats(const GemmProblem& problem, Capability capability, const at::Tensor& out);
+
+// Whether run_gemm can call an epilogue: its blocks are of consecutive pixels, and of whole vectors of
+// channels or up to the last one.
+bool takes_epilogue(const GemmProblem& problem, const at::Tensor& out);
 
 }  // namespace daq_mm::cpu

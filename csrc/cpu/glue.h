@@ -46,6 +46,8 @@ enum class YKind { kNone, kFloat, kCodes };
 
 struct GradientTask {
   int64_t channels;
+  int64_t first_channel;  // of those that `reduce` is about, a multiple of 16
+  int64_t last_channel;   // behind them: all channels, or a multiple of 16
   const void* g;
   const void* g2;
   const uint8_t* mask;

@@ -17,102 +17,38 @@
 #include "checks.h"
 #include "cpu/glue.h"
 #include "cpu/glue_arrays.h"
+#include "cpu/glue_gradient.h"
 #include "cpu/op_checks.h"
 #include "cpu/products.h"
 #include "cpu/quantize.h"
 
 namespace daq_mm::cpu {
-namespace {
 
-// What the four ops have in common, and where its arrays live.
-struct Gradient {
-  GradientTask task{};
-  YKind kind = YKind::kNone;
-  int dtype;
-  int64_t width;
-
-  Gradient(const at::Tensor& g, const MaybeTensor& mask, const MaybeTensor& y,
-           const MaybeTensor& grid)
-      : dtype(glue_dtype(g.scalar_type())), width(glue_width(g.size(1))) {
-    check_activation(g, "g");
-    task.channels = g.size(1);
-    task.g = g.const_data_ptr();
-    if (mask.has_value()) {
-      check_size(*mask, mask_size(g), "mask");
-      check_contiguous(*mask, at::kByte, "mask");
-      task.mask = mask->const_data_ptr<uint8_t>();
-    }
-    TORCH_CHECK_VALUE(y.has_value() || !grid.has_value(), "grid is given but y is None");
-    if (!y.has_value()) return;
-    check_alike(*y, g, grid.has_value() ? at::kByte : g.scalar_type(), "y");
-    task.y = y->const_data_ptr();
-    kind = grid.has_value() ? YKind::kCodes : YKind::kFloat;
-    if (!grid.has_value()) return;
-    check_dtype(*grid, at::kFloat, "grid");
-    check_size(*grid, {2, task.channels}, "grid");
-    task.low = hold((*grid)[0]);
-    task.step = hold((*grid)[1]);
-  }
-
-  void set_coefficients(const at::Tensor& coefficients) {
-    check_dtype(coefficients, at::kFloat, "coefficients");
-    check_size(coefficients, {3, task.channels}, "coefficients");
-    task.a = hold(coefficients[0]);
-    task.b = hold(coefficients[1]);
-    task.c = hold(coefficients[2]);
-  }
-
-  const float* hold(const at::Tensor& values) {
-    arrays_.push_back(padded_channels(values));
-    return arrays_.back().data();
-  }
-
- private:
-  std::vector<std::vector<float>> arrays_;
-};
-
-std::tuple<at::Tensor, at::Tensor> norm_act_reduce(const at::Tensor& g, const MaybeTensor& g2,
-                                                   const MaybeTensor& mask, const MaybeTensor& y,
-                                                   const MaybeTensor& grid,
-                                                   const MaybeTensor& mean,
-                                                   const MaybeTensor& invstd, bool want_gz) {
+std::tuple<at::Tensor, at::Tensor> norm_act_reduce_cpu(const at::Tensor& g, const MaybeTensor& g2,
+                                                       const MaybeTensor& mask,
+                                                       const MaybeTensor& y,
+                                                       const MaybeTensor& grid,
+                                                       const MaybeTensor& mean,
+                                                       const MaybeTensor& invstd, bool want_gz) {
   Gradient gradient(g, mask, y, grid);
-  GradientTask& task = gradient.task;
-  const int64_t channels = task.channels, width = gradient.width;
-  check_mean_and_invstd(mean, invstd, channels);
-  TORCH_CHECK_VALUE(y.has_value() || !mean.has_value(), "mean is given but y is None");
-  if (g2.has_value()) {
-    check_alike(*g2, g, g.scalar_type(), "g2");
-    task.g2 = g2->const_data_ptr();
-  }
-  if (mean.has_value()) {
-    task.mean = gradient.hold(*mean);
-    task.invstd = gradient.hold(*invstd);
-  }
+  gradient.set_statistics(g2, mean, invstd, g);
+  const int64_t channels = g.size(1), width = gradient.width;
   at::Tensor gz = at::empty({0}, at::TensorOptions().dtype(g.scalar_type()));
   if (want_gz) {
     gz = empty_results(g.sizes(), gz.options(), channels_last_format(g.dim() - 2));
-    task.out = gz.data_ptr();
+    gradient.task.out = gz.data_ptr();
   }
-  at::Tensor sums = at::zeros({2, channels}, at::kDouble);
-  if (g.numel() == 0) return {gz, sums};
-  const YKind kind = mean.has_value() ? gradient.kind : YKind::kNone;
-  const auto loop = glue_loops().reduce[gradient.dtype][static_cast<int>(kind)];
+  if (g.numel() == 0) return {gz, at::zeros({2, channels}, at::kDouble)};
+  const auto loop = glue_loops().reduce[gradient.dtype][static_cast<int>(gradient.kind)];
   const PixelParts parts(g);
   std::vector<double> partial(parts.count * 2 * width, 0.0);
   parts.run([&](int64_t part, int64_t first, int64_t last) {
-    loop(task, first, last, partial.data() + part * 2 * width);
+    loop(gradient.task, first, last, partial.data() + part * 2 * width);
   });
-  double* total = sums.data_ptr<double>();
-  for (int64_t part = 0; part < parts.count; ++part) {
-    const double* of_part = partial.data() + part * 2 * width;
-    for (int64_t c = 0; c < channels; ++c) {
-      total[c] += of_part[c];
-      total[channels + c] += of_part[width + c];
-    }
-  }
-  return {gz, sums};
+  return {gz, sums_of_parts(partial, channels)};
 }
+
+namespace {
 
 at::Tensor norm_backward_coefficients(const at::Tensor& sums, double count,
                                       const MaybeTensor& weight, const at::Tensor& mean,
@@ -211,7 +147,7 @@ at::Tensor norm_backward_quantize(const at::Tensor& g, const MaybeTensor& mask,
 }  // namespace
 
 TORCH_LIBRARY_IMPL(daq_mm, CPU, m) {
-  m.impl("norm_act_reduce", &norm_act_reduce);
+  m.impl("norm_act_reduce", &norm_act_reduce_cpu);
   m.impl("norm_backward_coefficients", &norm_backward_coefficients);
   m.impl("norm_backward_apply", &norm_backward_apply);
   m.impl("norm_backward_maxima", &norm_backward_maxima);

@@ -21,13 +21,13 @@ inline void prefetch_next(const void* values, int64_t at, int64_t size, int64_t 
   __builtin_prefetch(static_cast<const uint8_t*>(values) + (at + kChunk * channels) * size);
 }
 
-// Calls f(c, All) for whole vectors of channels and f(c, Some) for the rest.
+// Calls f(c, All) for whole vectors of the channels [first, last) and f(c, Some) for the rest.
 template <typename F>
-inline __attribute__((always_inline)) void for_channels(int64_t channels, const F& f) {
-  int64_t c = 0;
-  for (; c + kWidth <= channels; c += kWidth) f(c, All{});
+inline __attribute__((always_inline)) void for_channels(int64_t first, int64_t last, const F& f) {
+  int64_t c = first;
+  for (; c + kWidth <= last; c += kWidth) f(c, All{});
   if constexpr (kWidth > 1) {
-    if (c < channels) f(c, Some(channels - c));
+    if (c < last) f(c, Some(last - c));
   }
 }
 
@@ -37,7 +37,7 @@ template <typename D>
 void stats(const void* y, int64_t channels, int64_t first, int64_t last, const StatsSums& sums) {
   for (int64_t pixel = first; pixel < last; pixel += kChunk) {
     const int64_t count = chunk_after(pixel, last);
-    for_channels(channels, [&](int64_t c, auto which) __attribute__((always_inline)) {
+    for_channels(0, channels, [&](int64_t c, auto which) __attribute__((always_inline)) {
       Floats sum = set(0), squares = set(0);
       Floats least = load(sums.least + c), most = load(sums.most + c);
       for (int64_t p = 0; p < count; ++p) {
@@ -68,7 +68,7 @@ void norm_act(const NormActTask& task, int64_t first, int64_t last, uint32_t* ma
   for (int64_t pixel = first; pixel < last; ++pixel) {
     const int64_t row = pixel * t.channels;
     uint8_t* mask = t.mask + pixel * mask_bytes(t.channels);
-    for_channels(t.channels, [&](int64_t c, auto which) __attribute__((always_inline)) {
+    for_channels(0, t.channels, [&](int64_t c, auto which) __attribute__((always_inline)) {
       const Floats y = load(D{}, t.y, row + c, which);
       Floats v = add(mul(y, load(t.scale + c)), load(t.shift + c));
       if constexpr (kResidual) v = add(v, load(D{}, t.residual, row + c, which));
@@ -137,7 +137,10 @@ inline Floats gradient(const GradientTask& t, int64_t pixel, int64_t c, Which wh
   const int64_t at = pixel * t.channels + c;
   prefetch_next(t.g, at, D::kSize, t.channels);
   Floats g = load(D{}, t.g, at, which);
-  if (t.g2 != nullptr) g = rounded(D{}, add(g, load(D{}, t.g2, at, which)));
+  if (t.g2 != nullptr) {
+    prefetch_next(t.g2, at, D::kSize, t.channels);
+    g = rounded(D{}, add(g, load(D{}, t.g2, at, which)));
+  }
   if (t.mask != nullptr) {
     g = keep(load_bits(t.mask + pixel * mask_bytes(t.channels), c, which), g);
   }
@@ -150,7 +153,7 @@ void reduce(const GradientTask& task, int64_t first, int64_t last, double* sums)
   double* products = sums + glue_width(t.channels);
   for (int64_t pixel = first; pixel < last; pixel += kChunk) {
     const int64_t count = chunk_after(pixel, last);
-    for_channels(t.channels, [&](int64_t c, auto which) __attribute__((always_inline)) {
+    for_channels(t.first_channel, t.last_channel, [&](int64_t c, auto which) __attribute__((always_inline)) {
       const Column<kY> column(t, c);
       Floats mean = set(0), invstd = set(0), sum = set(0), product = set(0);
       if constexpr (kY != YKind::kNone) {
@@ -182,7 +185,7 @@ inline __attribute__((always_inline)) void for_dy(const GradientTask& task, int6
   const GradientTask t = task;
   for (int64_t pixel = first; pixel < last; pixel += kChunk) {
     const int64_t count = chunk_after(pixel, last);
-    for_channels(t.channels, [&](int64_t channel, auto which) __attribute__((always_inline)) {
+    for_channels(0, t.channels, [&](int64_t channel, auto which) __attribute__((always_inline)) {
       const Column<kY> column(t, channel);
       const Floats a = load(t.a + channel), c = load(t.c + channel);
       Floats b = set(0);

@@ -52,6 +52,10 @@ at::Tensor moved_by_128(const at::Tensor& q_g) {
   return moved;
 }
 
+BlockEpilogue* taken(BlockEpilogue* epilogue, const GemmProblem& problem, const at::Tensor& dx) {
+  return epilogue != nullptr && takes_epilogue(problem, dx) ? epilogue : nullptr;
+}
+
 }  // namespace
 
 // All phases, and for each tap in the phases' order its place in memory.
@@ -88,7 +92,7 @@ bool takes_moved_gradient(const ConvGeometry& g) {
 
 at::Tensor grad_input_cpu(const at::Tensor& q_g, const at::Tensor& q_w, const at::Tensor& step,
                           const ConvGeometry& g, at::ScalarType out_dtype,
-                          at::MemoryFormat format) {
+                          at::MemoryFormat format, BlockEpilogue* epilogue) {
   TORCH_INTERNAL_ASSERT(q_g.scalar_type() == at::kChar || takes_moved_gradient(g));
   at::Tensor dx = empty_results(g.x_size(), q_g.options().dtype(out_dtype), format);
   if (dx.numel() == 0) return dx;
@@ -127,7 +131,7 @@ at::Tensor grad_input_cpu(const at::Tensor& q_g, const at::Tensor& q_w, const at
     problem.weights =
         pack_depthwise(view.data, g.ci, view.tap_order, first_taps, capability);
     problem.source = make_source(q_g, capability, source);
-    run_gemm(problem, capability, dx);
+    run_gemm(problem, capability, dx, nullptr, taken(epilogue, problem, dx));
     return dx;
   }
   problem.weights = pack_weights(view, capability, bytes);
@@ -142,15 +146,15 @@ at::Tensor grad_input_cpu(const at::Tensor& q_g, const at::Tensor& q_w, const at
     source.zero_point = 128;
   }
   problem.source = make_source(rows, capability, source);
-  run_gemm(problem, capability, dx);
+  run_gemm(problem, capability, dx, nullptr, taken(epilogue, problem, dx));
   return dx;
 }
 
-namespace {
-
-at::Tensor grad_input(const at::Tensor& q_g, const at::Tensor& q_w, const at::Tensor& step,
-                      at::IntArrayRef x_size, at::IntArrayRef stride, at::IntArrayRef padding,
-                      at::IntArrayRef dilation, int64_t groups, at::ScalarType out_dtype) {
+at::Tensor checked_grad_input_cpu(const at::Tensor& q_g, const at::Tensor& q_w,
+                                  const at::Tensor& step, at::IntArrayRef x_size,
+                                  at::IntArrayRef stride, at::IntArrayRef padding,
+                                  at::IntArrayRef dilation, int64_t groups,
+                                  at::ScalarType out_dtype, BlockEpilogue* epilogue) {
   const auto g = ConvGeometry::make(x_size, q_w.sizes(), stride, padding, dilation, groups);
   check_size(q_g, g.out_size(), "q_g");
   check_channels_last(q_g, at::kChar, "q_g");
@@ -158,8 +162,17 @@ at::Tensor grad_input(const at::Tensor& q_g, const at::Tensor& q_w, const at::Te
   check_contiguous(step, at::kFloat, "step");
   TORCH_CHECK_VALUE(step.dim() == 1 && (step.size(0) == 1 || step.size(0) == g.ci),
                     "step has size ", step.sizes(), "; expected (", g.ci, ",) or (1,)");
-  check_out_dtype(out_dtype, true);
-  return grad_input_cpu(q_g, q_w, step, g, out_dtype, channels_last_format(g.rank));
+  check_out_dtype(out_dtype, epilogue == nullptr);
+  return grad_input_cpu(q_g, q_w, step, g, out_dtype, channels_last_format(g.rank), epilogue);
+}
+
+namespace {
+
+at::Tensor grad_input(const at::Tensor& q_g, const at::Tensor& q_w, const at::Tensor& step,
+                      at::IntArrayRef x_size, at::IntArrayRef stride, at::IntArrayRef padding,
+                      at::IntArrayRef dilation, int64_t groups, at::ScalarType out_dtype) {
+  return checked_grad_input_cpu(q_g, q_w, step, x_size, stride, padding, dilation, groups,
+                                out_dtype);
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <tuple>
 
 #include <ATen/core/Tensor.h>
 #include <c10/core/MemoryFormat.h>
@@ -16,6 +17,8 @@
 #include "conv_geometry.h"
 
 namespace daq_mm::cpu {
+
+struct BlockEpilogue;  // gemm_driver.h
 
 // x is about (q - zero_point) * step; q uint8 channels-last, x's size.
 struct QuantizedX {
@@ -46,6 +49,14 @@ at::Tensor quantize_g_cpu(const at::Tensor& g, const at::Tensor& threshold,
 // Sum, sum of squares, minimum and maximum of each channel, float64 (4, C). y channels-last.
 at::Tensor stats_of_cpu(const at::Tensor& y);
 
+// ---- glue_backward.cpp ----
+
+// As the op norm_act_reduce.
+std::tuple<at::Tensor, at::Tensor> norm_act_reduce_cpu(
+    const at::Tensor& g, const std::optional<at::Tensor>& g2, const std::optional<at::Tensor>& mask,
+    const std::optional<at::Tensor>& y, const std::optional<at::Tensor>& grid,
+    const std::optional<at::Tensor>& mean, const std::optional<at::Tensor>& invstd, bool want_gz);
+
 // ---- forward.cpp ----
 
 // Y = float(sum of (q_x - zero_point) * q_w) * (x_step * w_step) + bias, in out_dtype (float32,
@@ -65,10 +76,18 @@ bool takes_moved_gradient(const ConvGeometry& geometry);
 
 // dX = float(sum of q_g * q_w) * step, in out_dtype and `format` as above. q_g channels-last, int8
 // or, where takes_moved_gradient says so, uint8 of values + 128; q_w int8 contiguous or
-// channels-last, step float32 (Ci,) or (1,) contiguous.
+// channels-last, step float32 (Ci,) or (1,) contiguous. `epilogue`, if given, is started where
+// gemm_driver.h can take it; else the caller passes over dX itself.
 at::Tensor grad_input_cpu(const at::Tensor& q_g, const at::Tensor& q_w, const at::Tensor& step,
                           const ConvGeometry& geometry, at::ScalarType out_dtype,
-                          at::MemoryFormat format);
+                          at::MemoryFormat format, BlockEpilogue* epilogue = nullptr);
+
+// As the op; all arguments are checked.
+at::Tensor checked_grad_input_cpu(const at::Tensor& q_g, const at::Tensor& q_w,
+                                  const at::Tensor& step, at::IntArrayRef x_size,
+                                  at::IntArrayRef stride, at::IntArrayRef padding,
+                                  at::IntArrayRef dilation, int64_t groups,
+                                  at::ScalarType out_dtype, BlockEpilogue* epilogue = nullptr);
 
 // ---- grad_weight.cpp ----
 

@@ -24,6 +24,7 @@ from .geometry import MAX_INT32_CONTRACTION, MAX_INT32_CONTRACTION_UNSIGNED, Con
 from .glue import (
     batch_norm_statistics,
     conv_forward_stats,
+    grad_input_reduce,
     norm_act_forward,
     norm_act_reduce,
     norm_backward_apply,
@@ -56,6 +57,7 @@ __all__ = [
     "float_grad_weight",
     "forward",
     "grad_input",
+    "grad_input_reduce",
     "grad_weight",
     "kernels_built",
     "norm_act_forward",

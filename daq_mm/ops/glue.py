@@ -5,7 +5,8 @@ A *unit* is convolution -> [batch norm] -> [residual add] -> [activation]. Forwa
 `conv_forward_stats`, `batch_norm_statistics`, `norm_act_forward`. Backward: `norm_act_reduce`
 gives the sums of which the caller makes batch norm's three coefficients a channel, then
 `norm_backward_maxima`, `thresholds_from_maxima` and `norm_backward_quantize` (or
-`norm_backward_apply` where a float gradient is wanted).
+`norm_backward_apply` where a float gradient is wanted). `grad_input_reduce` is grad-input of the
+next unit's convolution with `norm_act_reduce` of this unit in its epilogue.
 
 Float tensors have the float dtype D of the activations: float32, bfloat16 or float16. All
 tensors (N, C, *spatial) are dense channels-last. Float32 operations are rounded one by one. NaN
@@ -90,6 +91,38 @@ def _fake_norm_act_reduce(g, g2, mask, y, grid, mean, invstd, want_gz) -> tuple[
     return gz, g.new_empty((2, g.shape[1]), dtype=torch.float64)
 
 
+def _grad_input_reduce(
+    q_g,
+    q_w,
+    step,
+    x_size,
+    stride,
+    padding,
+    dilation,
+    groups,
+    out_dtype,
+    g2,
+    mask,
+    y,
+    grid,
+    mean,
+    invstd,
+) -> tuple[Tensor, Tensor]:
+    """By the two ops that it joins, for backends without a kernel of its own."""
+    g = torch.ops.daq_mm.grad_input(
+        q_g, q_w, step, x_size, stride, padding, dilation, groups, out_dtype
+    )
+    return torch.ops.daq_mm.norm_act_reduce(g, g2, mask, y, grid, mean, invstd, True)
+
+
+def _fake_grad_input_reduce(
+    q_g, q_w, step, x_size, stride, padding, dilation, groups, out_dtype, *_
+) -> tuple[Tensor, Tensor]:
+    ConvGeometry.make(x_size, q_w.shape, stride, padding, dilation, groups)
+    gz = _empty(x_size, out_dtype, q_g, channels_last_format(len(x_size) - 2))
+    return gz, q_g.new_empty((2, x_size[1]), dtype=torch.float64)
+
+
 define(
     f"conv_forward_stats(Tensor q_x, Tensor x_qparams, Tensor w, Tensor? bias, {_GEOMETRY}, "
     "ScalarType out_dtype, bool stats) -> (Tensor, Tensor)",
@@ -119,6 +152,13 @@ define(
     "Tensor? invstd, bool want_gz) -> (Tensor, Tensor)",
     reference_glue.norm_act_reduce,
     _fake_norm_act_reduce,
+)
+define(
+    f"grad_input_reduce(Tensor q_g, Tensor q_w, Tensor step, SymInt[] x_size, {_GEOMETRY}, "
+    "ScalarType out_dtype, Tensor? g2, Tensor? mask, Tensor? y, Tensor? grid, Tensor? mean, "
+    "Tensor? invstd) -> (Tensor, Tensor)",
+    _grad_input_reduce,
+    _fake_grad_input_reduce,
 )
 _BACKWARD = "Tensor g, Tensor? mask, Tensor? y, Tensor? grid, Tensor coefficients"
 define(
@@ -323,6 +363,44 @@ def norm_act_reduce(
         sum of magnitudes.
     """
     return torch.ops.daq_mm.norm_act_reduce(g, g2, mask, y, grid, mean, invstd, want_gz)
+
+
+def grad_input_reduce(
+    q_g: Tensor,
+    q_w: Tensor,
+    step: Tensor,
+    x_size: Sequence[int],
+    *,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    out_dtype: torch.dtype,
+    g2: Tensor | None,
+    mask: Tensor | None,
+    y: Tensor | None,
+    grid: Tensor | None,
+    mean: Tensor | None,
+    invstd: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """`norm_act_reduce` (with want_gz) of what `grad_input` returns, without reading it again.
+
+    The CPU has a kernel that masks and sums each block of grad-input while it is in the caches.
+    Any other backend (CUDA) runs `grad_input` and then `norm_act_reduce`; results are the same but
+    for the order of the sums.
+
+    Args:
+        q_g, q_w, step, x_size, stride, padding, dilation, groups: as for `grad_input`.
+        out_dtype: float32, bfloat16 or float16.
+        g2, mask, y, grid, mean, invstd: as for `norm_act_reduce`; g2 in out_dtype.
+
+    Returns:
+        gz: x_size in out_dtype, channels-last; sums: float64 (2, Ci).
+    """
+    return torch.ops.daq_mm.grad_input_reduce(
+        *(q_g, q_w, step, x_size, stride, padding, dilation, groups, out_dtype),
+        *(g2, mask, y, grid, mean, invstd),
+    )
 
 
 def norm_backward_coefficients(
