@@ -1,6 +1,7 @@
 """Fused and unfused twins over a few training steps: averaged models, and two ranks."""
 
 import copy
+import gc
 from functools import partial
 
 import pytest
@@ -144,6 +145,10 @@ def rank_main(rank, folder):
         thresholds = torch.cat([q.threshold for q in quantizers_of(model).values()])
         result = dict(state=model.state_dict(), losses=losses, thresholds=thresholds)
         torch.save(result, f"{folder}/{'fused' if fuse else 'unfused'}{rank}.pt")
+        # A reducer that outlives the group destroys it with the interpreter's lock held, which
+        # gloo's thread may be waiting for.
+        del parallel
+        gc.collect()
     torch.distributed.destroy_process_group()
 
 
