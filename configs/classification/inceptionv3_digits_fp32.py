@@ -1,7 +1,7 @@
 # InceptionV3 of a quarter of the usual width, with a stem for pictures of 64 pixels.
 _base_ = [
     '../_base_/datasets/digits_classification.py',
-    '../_base_/schedules/adamw_cosine.py',
+    '../_base_/schedules/sgd_cosine.py',
     '../_base_/runtimes/classification.py',
 ]
 

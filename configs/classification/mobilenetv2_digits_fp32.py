@@ -1,7 +1,7 @@
 # MobileNetV2 of half the usual width, on pictures of 64 pixels.
 _base_ = [
     '../_base_/datasets/digits_classification.py',
-    '../_base_/schedules/adamw_cosine.py',
+    '../_base_/schedules/sgd_cosine.py',
     '../_base_/runtimes/classification.py',
 ]
 
