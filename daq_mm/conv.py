@@ -177,7 +177,9 @@ def int8_products(
     if output_mask[0]:
         q_g = quantize(by_channel if folded else by_tensor)
         if folded:
-            q_w, step = ops.quantize_w_folded(w, by_channel, groups=geometry["groups"])
+            # The CUDA kernel writes contiguous weights whatever is asked for.
+            groups, keep = geometry["groups"], not w.is_cuda
+            q_w, step = ops.quantize_w_folded(w, by_channel, groups=groups, keep_format=keep)
         else:
             q_w, w_step = ops.quantize_w(w)
             step = (by_tensor / 127) * w_step
@@ -187,7 +189,9 @@ def int8_products(
         if q_g is None or folded != channels:
             q_g = quantize(g_threshold)
         step = (g_threshold / 127).expand(w.shape[0]).contiguous()
-        dw = ops.grad_weight(q_x, x_qparams, q_g, step, w.shape[2:], **geometry, out_dtype=w.dtype)
+        operands = (q_x, x_qparams, q_g, step, w.shape[2:])
+        results = dict(out_dtype=w.dtype, channels_last=is_channels_last(w))
+        dw = ops.grad_weight(*operands, **geometry, **results)
         if config.keep_gradient_mean:
             operands = (g_sum, q_g, g_threshold, q_x, x_qparams, w)
             dw = (dw + ops.dropped_mean_grad_weight(*operands, **geometry)).to(w.dtype)

@@ -85,6 +85,10 @@ def check(op, tensors, args, out_dtype, tile=None, splits=1):
     else:
         got = getattr(ops, f"{op}_with")(*tensors, *args.values(), out_dtype, tile, splits)
     got = got[0] if isinstance(got, tuple) else got
+    if tile is None and op == "grad_weight":
+        last = ops.grad_weight(*tensors, *args.values(), out_dtype, True)
+        assert is_channels_last(last)
+        assert torch.equal(last, got)
     assert got.is_contiguous() if op == "grad_weight" else is_channels_last(got)
     assert_same_bits(got, expected)
 

@@ -132,6 +132,14 @@ def test_threads_do_not_matter(name, backend):
         assert torch.equal(result, results[0])
 
 
+@pytest.mark.parametrize("name", ["3x3", "1x1"])
+def test_weights_in_either_order(backend, name):
+    (q_g, q_w, *rest), args = operands(FIXED[name])
+    got = ops.grad_input(q_g, channels_last(q_w), *rest, **args, out_dtype=torch.float32)
+    expected = ops.grad_input(q_g, q_w, *rest, **args, out_dtype=torch.float32)
+    assert torch.equal(got, expected)
+
+
 def bad(index, change):
     def apply(tensors):
         tensors[index] = change(tensors[index])
@@ -146,7 +154,7 @@ def bad(index, change):
         (bad(0, lambda t: t.contiguous()), ValueError, "q_g .* expected channels-last"),
         (bad(0, lambda t: t[:, :, 1:]), ValueError, "q_g has size"),
         (bad(1, lambda t: t.float()), TypeError, "q_w has dtype"),
-        (bad(1, channels_last), ValueError, "q_w .* expected contiguous"),
+        (bad(1, lambda t: t.mT), ValueError, "q_w .* expected contiguous or channels-last"),
         (bad(2, lambda t: t.double()), TypeError, "step has dtype"),
         (bad(2, lambda t: t[1:]), ValueError, "step has size"),
         (bad(3, lambda t: [2, 63, 14, 14]), ValueError, "x has 63 channels"),

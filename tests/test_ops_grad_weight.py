@@ -9,6 +9,7 @@ import torch
 from conv_cases import FLOATS, channels_last, geometry_of
 from daq_mm import ops
 from daq_mm.ops import reference
+from daq_mm.ops.layout import channels_last_format
 from devices import host_values_only, needs_kernels
 
 pytestmark = needs_kernels
@@ -33,6 +34,9 @@ def check(call, out_dtype=torch.float32):
     assert got.dtype == out_dtype
     assert got.is_contiguous()
     torch.testing.assert_close(got, expected, rtol=0, atol=0)
+    last = ops.grad_weight(*tensors, **args, out_dtype=out_dtype, channels_last=True)
+    assert last.is_contiguous(memory_format=channels_last_format(last.dim() - 2))
+    assert torch.equal(last, got)
 
 
 FIXED = {

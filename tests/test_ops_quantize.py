@@ -7,7 +7,7 @@ import torch
 
 from daq_mm import ops
 from daq_mm.ops import reference
-from daq_mm.ops.layout import channels_last_format
+from daq_mm.ops.layout import channels_last_format, weight_format
 from devices import needs_kernels
 
 pytestmark = needs_kernels
@@ -86,6 +86,9 @@ def test_quantize_w(backend, size, layout, dtype):
             ops.quantize_w_folded(w, threshold, groups=groups),
             reference.quantize_w_folded(w, threshold, groups),
         )
+        kept, _ = ops.quantize_w_folded(w, threshold, groups=groups, keep_format=True)
+        assert torch.equal(kept, reference.quantize_w_folded(w, threshold, groups)[0])
+        assert kept.is_contiguous(memory_format=weight_format(w))
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -158,7 +158,7 @@ at::Tensor checked_grad_input_cpu(const at::Tensor& q_g, const at::Tensor& q_w,
   const auto g = ConvGeometry::make(x_size, q_w.sizes(), stride, padding, dilation, groups);
   check_size(q_g, g.out_size(), "q_g");
   check_channels_last(q_g, at::kChar, "q_g");
-  check_contiguous(q_w, at::kChar, "q_w");
+  check_weight(q_w, "q_w");
   check_contiguous(step, at::kFloat, "step");
   TORCH_CHECK_VALUE(step.dim() == 1 && (step.size(0) == 1 || step.size(0) == g.ci),
                     "step has size ", step.sizes(), "; expected (", g.ci, ",) or (1,)");

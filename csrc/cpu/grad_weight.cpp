@@ -458,7 +458,7 @@ namespace {
 at::Tensor grad_weight(const at::Tensor& q_x, const at::Tensor& x_qparams, const at::Tensor& q_g,
                        const at::Tensor& g_step, at::IntArrayRef kernel_size,
                        at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation,
-                       int64_t groups, at::ScalarType out_dtype) {
+                       int64_t groups, at::ScalarType out_dtype, bool channels_last) {
   check_dtype(q_x, at::kByte, "q_x");
   check_dtype(x_qparams, at::kFloat, "x_qparams");
   check_dtype(q_g, at::kChar, "q_g");
@@ -479,7 +479,7 @@ at::Tensor grad_weight(const at::Tensor& q_x, const at::Tensor& x_qparams, const
   return grad_weight_cpu(q_x.contiguous(last), qparams.const_data_ptr<float>()[0],
                          checked_zero_point(qparams.const_data_ptr<float>()[1]), q_g.contiguous(last),
                          g_step.contiguous(), geometry, out_dtype,
-                         at::MemoryFormat::Contiguous);
+                         channels_last ? last : at::MemoryFormat::Contiguous);
 }
 
 }  // namespace

@@ -25,6 +25,15 @@ inline void check_channels_last(const at::Tensor& t, at::ScalarType dtype, const
                     t.sizes(), " has strides ", t.strides(), "; expected channels-last");
 }
 
+// 8-bit weights of grad-input, in either order.
+inline void check_weight(const at::Tensor& t, const char* name) {
+  check_device(t, at::kCPU, name);
+  check_dtype(t, at::kChar, name);
+  TORCH_CHECK_VALUE(t.is_contiguous() || t.is_contiguous(channels_last_format(t.dim() - 2)), name,
+                    " of size ", t.sizes(), " has strides ", t.strides(),
+                    "; expected contiguous or channels-last");
+}
+
 inline void check_bias(const std::optional<at::Tensor>& bias, int64_t channels) {
   if (!bias.has_value()) return;
   check_device(*bias, at::kCPU, "bias");

@@ -5,8 +5,8 @@
 //                                                         group, over the folded values
 //
 // Both read the weights twice, in their own memory order, contiguous or channels-last, which the
-// bytes keep: the products pack either. The ops, whose results are contiguous, transpose the rows
-// of a channels-last weight afterwards.
+// bytes keep: the products pack either. The ops, whose results are contiguous
+// unless keep_format is set, transpose the rows of a channels-last weight afterwards.
 
 #include <algorithm>
 #include <mutex>
@@ -192,7 +192,7 @@ std::tuple<at::Tensor, at::Tensor> quantize_w(const at::Tensor& w) {
 
 std::tuple<at::Tensor, at::Tensor> quantize_w_folded(const at::Tensor& w,
                                                      const at::Tensor& g_threshold,
-                                                     int64_t groups) {
+                                                     int64_t groups, bool keep_format) {
   check_float(w, "w");
   check_spatial_rank(w, "w");
   check_dtype(g_threshold, at::kFloat, "g_threshold");
@@ -200,6 +200,7 @@ std::tuple<at::Tensor, at::Tensor> quantize_w_folded(const at::Tensor& w,
   TORCH_CHECK_VALUE(groups >= 1 && w.size(0) % groups == 0, "groups=", groups,
                     " must be at least 1 and divide the ", w.size(0), " output channels");
   const auto quantized = quantize_w_folded_cpu(w, g_threshold, groups);
+  if (keep_format) return {quantized.q, quantized.step};
   return {to_contiguous(WeightView(w), quantized.q), quantized.step};
 }
 

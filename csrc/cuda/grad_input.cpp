@@ -39,13 +39,14 @@ at::Tensor grad_input_op(const at::Tensor& q_g, const at::Tensor& q_w, const at:
   const at::Device device = q_g.device();
   check_size(q_g, g.out_size(), "q_g");
   check_channels_last(q_g, device, at::kChar, "q_g");
-  check_contiguous(q_w, device, at::kChar, "q_w");
+  check_device(q_w, device, "q_w");
+  check_dtype(q_w, at::kChar, "q_w");
   check_contiguous(step, device, at::kFloat, "step");
   TORCH_CHECK_VALUE(step.dim() == 1 && (step.size(0) == 1 || step.size(0) == g.ci),
                     "step has size ", step.sizes(), "; expected (", g.ci, ",) or (1,)");
   check_out_dtype(out_dtype, true);
   const DeviceGuard guard(device);
-  return grad_input_cuda(q_g, q_w, step, g, out_dtype, channels_last_format(g.rank));
+  return grad_input_cuda(q_g, q_w.contiguous(), step, g, out_dtype, channels_last_format(g.rank));
 }
 
 }  // namespace

@@ -35,7 +35,7 @@ at::Tensor grad_weight_op(const at::Tensor& q_x, const at::Tensor& x_qparams,
                           const at::Tensor& q_g, const at::Tensor& g_step,
                           at::IntArrayRef kernel_size, at::IntArrayRef stride,
                           at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups,
-                          at::ScalarType out_dtype) {
+                          at::ScalarType out_dtype, bool channels_last) {
   const at::Device device = q_x.device();
   check_channels_last(q_x, device, at::kByte, "q_x");
   check_channels_last(q_g, device, at::kChar, "q_g");
@@ -51,8 +51,8 @@ at::Tensor grad_weight_op(const at::Tensor& q_x, const at::Tensor& x_qparams,
   check_size(g_step, {g.co}, "g_step");
   check_out_dtype(out_dtype, true);
   const DeviceGuard guard(device);
-  return grad_weight_cuda(q_x, x_qparams, q_g, g_step.contiguous(), g, out_dtype,
-                          at::MemoryFormat::Contiguous);
+  const auto format = channels_last ? channels_last_format(g.rank) : at::MemoryFormat::Contiguous;
+  return grad_weight_cuda(q_x, x_qparams, q_g, g_step.contiguous(), g, out_dtype, format);
 }
 
 }  // namespace

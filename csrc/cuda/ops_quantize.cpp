@@ -77,7 +77,7 @@ std::tuple<at::Tensor, at::Tensor> quantize_w_op(const at::Tensor& w) {
 
 std::tuple<at::Tensor, at::Tensor> quantize_w_folded_op(const at::Tensor& w,
                                                         const at::Tensor& g_threshold,
-                                                        int64_t groups) {
+                                                        int64_t groups, bool keep_format) {
   check_float(w, "w");
   check_spatial_rank(w, "w");
   check_same_device(g_threshold, w, "g_threshold");
@@ -87,6 +87,9 @@ std::tuple<at::Tensor, at::Tensor> quantize_w_folded_op(const at::Tensor& w,
                     " must be at least 1 and divide the ", w.size(0), " output channels");
   const DeviceGuard guard(w.device());
   auto quantized = quantize_w_folded_cuda(w, g_threshold.contiguous(), groups);
+  if (keep_format && is_channels_last(w)) {
+    quantized.q = quantized.q.contiguous(channels_last_format(w.dim() - 2));
+  }
   return {quantized.q, quantized.step};
 }
 

@@ -43,11 +43,24 @@ def _fake_grad_input(
 
 
 def _fake_grad_weight(
-    q_x, x_qparams, q_g, g_step, kernel_size, stride, padding, dilation, groups, out_dtype
+    q_x,
+    x_qparams,
+    q_g,
+    g_step,
+    kernel_size,
+    stride,
+    padding,
+    dilation,
+    groups,
+    out_dtype,
+    channels_last=False,
 ) -> Tensor:
     w_size = (q_g.shape[1], q_x.shape[1] // groups, *kernel_size)
     ConvGeometry.make(q_x.shape, w_size, stride, padding, dilation, groups)
-    return q_x.new_empty(w_size, dtype=out_dtype)
+    memory_format = channels_last_format(len(kernel_size))
+    return _empty(
+        w_size, out_dtype, q_x, memory_format if channels_last else torch.contiguous_format
+    )
 
 
 def _fake_conv_forward(
@@ -96,7 +109,7 @@ define(
 )
 define(
     "grad_weight(Tensor q_x, Tensor x_qparams, Tensor q_g, Tensor g_step, int[] kernel_size, "
-    f"{_GEOMETRY}, ScalarType out_dtype) -> Tensor",
+    f"{_GEOMETRY}, ScalarType out_dtype, bool channels_last=False) -> Tensor",
     reference.grad_weight,
     _fake_grad_weight,
 )
@@ -162,7 +175,7 @@ def grad_input(
 
     Args:
         q_g: int8 (N, Co, *out), channels-last.
-        q_w: int8 (Co, Ci / groups, *kernel), contiguous.
+        q_w: int8 (Co, Ci / groups, *kernel), contiguous or channels-last.
         step: float32, (Ci,) for folded weights or (1,).
         x_size: (N, Ci, *spatial).
         out_dtype: as for `forward`.
@@ -187,6 +200,7 @@ def grad_weight(
     dilation: Sequence[int],
     groups: int,
     out_dtype: torch.dtype,
+    channels_last: bool = False,
 ) -> Tensor:
     """dW = X (star) G from 8-bit operands: float32(integer sum) * (x step * g step of row c).
 
@@ -195,13 +209,13 @@ def grad_weight(
         q_g: int8 (N, Co, *out), channels-last. g_step: float32 (Co,).
         kernel_size: one int a spatial axis.
         out_dtype: as for `forward`.
+        channels_last: memory format of the result; contiguous otherwise.
 
     Returns:
-        (Co, Ci / groups, *kernel) in out_dtype, contiguous.
+        (Co, Ci / groups, *kernel) in out_dtype.
     """
-    return torch.ops.daq_mm.grad_weight(
-        q_x, x_qparams, q_g, g_step, kernel_size, stride, padding, dilation, groups, out_dtype
-    )
+    operands = (q_x, x_qparams, q_g, g_step, kernel_size, stride, padding, dilation, groups)
+    return torch.ops.daq_mm.grad_weight(*operands, out_dtype, channels_last)
 
 
 def conv_forward(

@@ -10,7 +10,7 @@ import torch
 
 from . import reference
 from ._library import define
-from .layout import channels_last_format
+from .layout import channels_last_format, weight_format
 
 Tensor = torch.Tensor
 
@@ -28,10 +28,13 @@ define(
     ),
 )
 define(
-    "quantize_w_folded(Tensor w, Tensor g_threshold, int groups) -> (Tensor, Tensor)",
+    "quantize_w_folded(Tensor w, Tensor g_threshold, int groups, bool keep_format=False) "
+    "-> (Tensor, Tensor)",
     reference.quantize_w_folded,
-    lambda w, g_threshold, groups: (
-        w.new_empty(w.shape, dtype=torch.int8),
+    lambda w, g_threshold, groups, keep_format=False: (
+        w.new_empty(w.shape, dtype=torch.int8).contiguous(
+            memory_format=weight_format(w) if keep_format else torch.contiguous_format
+        ),
         w.new_empty(w.shape[1] * groups, dtype=torch.float32),
     ),
 )
@@ -78,7 +81,9 @@ def quantize_w(w: Tensor, *, bits: int = 8) -> tuple[Tensor, Tensor]:
     return torch.ops.daq_mm.quantize_w(w) if bits == 8 else reference.quantize_w(w, bits)
 
 
-def quantize_w_folded(w: Tensor, g_threshold: Tensor, *, groups: int) -> tuple[Tensor, Tensor]:
+def quantize_w_folded(
+    w: Tensor, g_threshold: Tensor, *, groups: int, keep_format: bool = False
+) -> tuple[Tensor, Tensor]:
     """Quantize the weight of grad-input with the gradient's thresholds folded into it.
 
     grad-input sums over output channels, dX_i = sum_c s_c/127 q_c W_ci; so row c of w is
@@ -89,12 +94,13 @@ def quantize_w_folded(w: Tensor, g_threshold: Tensor, *, groups: int) -> tuple[T
         w: (Co, Ci / groups, *kernel), float32, bfloat16 or float16.
         g_threshold: float32 (Co,), thresholds of the output gradient's channels.
         groups: the convolution's groups.
+        keep_format: q_w in w's memory format, which spares the CPU a transposition.
 
     Returns:
-        q_w: int8, w's shape, contiguous; step: float32 (Ci,), by which an integer sum for
-        input channel i is multiplied to give dX_i.
+        q_w: int8, w's shape, contiguous or in w's format; step: float32 (Ci,), by which an
+        integer sum for input channel i is multiplied to give dX_i.
     """
-    return torch.ops.daq_mm.quantize_w_folded(w, g_threshold, groups)
+    return torch.ops.daq_mm.quantize_w_folded(w, g_threshold, groups, keep_format)
 
 
 def quantize_g(

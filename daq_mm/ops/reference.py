@@ -107,7 +107,13 @@ def quantize_w(w: Tensor, bits: int = 8) -> tuple[Tensor, Tensor]:
 
 
 def quantize_w_folded(
-    w: Tensor, g_threshold: Tensor, groups: int, w_bits: int = 8, g_bits: int = 8
+    w: Tensor,
+    g_threshold: Tensor,
+    groups: int,
+    keep_format: bool = False,
+    *,
+    w_bits: int = 8,
+    g_bits: int = 8,
 ) -> tuple[Tensor, Tensor]:
     """See `daq_mm.ops.quantize.quantize_w_folded`."""
     levels = signed_levels(w_bits)
@@ -119,7 +125,9 @@ def quantize_w_folded(
     inverse = inverse_step(threshold, levels)[:, None, :, None]
     scaled = torch.nan_to_num(grouped * inverse, nan=0.0)
     q = torch.round(scaled.clamp(-levels, levels)).to(torch.int8)
-    return q.reshape(w.shape).contiguous(), step_of(threshold, levels).reshape(-1)
+    memory_format = weight_format(w) if keep_format else torch.contiguous_format
+    q = q.reshape(w.shape).contiguous(memory_format=memory_format)
+    return q, step_of(threshold, levels).reshape(-1)
 
 
 def uniform_from_index(shape: torch.Size, seed: Tensor) -> Tensor:
@@ -256,19 +264,21 @@ def grad_weight(
     dilation: list[int],
     groups: int,
     out_dtype: torch.dtype,
+    channels_last: bool = False,
 ) -> Tensor:
     """See `daq_mm.ops.conv.grad_weight`."""
     w_size = (q_g.shape[1], q_x.shape[1] // groups, *kernel_size)
     geometry = ConvGeometry.make(q_x.shape, w_size, stride, padding, dilation, groups)
+    to_format = _to_channels_last if channels_last else torch.Tensor.contiguous
     if geometry.grad_weight_contraction == 0:
-        return q_x.new_zeros(w_size, dtype=out_dtype)
+        return to_format(q_x.new_zeros(w_size, dtype=out_dtype))
     x = _padded_x(q_x, x_qparams, geometry)
     w = q_x.new_empty(w_size, dtype=torch.float64)
     _, acc = _backward_products(q_g.double(), x, w, geometry, [False, True])
     if out_dtype == torch.int32:
-        return acc.to(torch.int64).to(torch.int32).contiguous()
+        return to_format(acc.to(torch.int64).to(torch.int32))
     step = (x_qparams[0] * g_step).view(-1, *([1] * (len(w_size) - 1)))
-    return (acc.float() * step).to(out_dtype).contiguous()
+    return to_format((acc.float() * step).to(out_dtype))
 
 
 def _tail_probability(g: Tensor) -> Tensor:
@@ -386,7 +396,7 @@ def conv_backward(
     if output_mask[0]:
         if folded:
             q_g = quantize_g(g, by_channel, seed, g_bits)
-            q_w, step = quantize_w_folded(w, by_channel, groups, w_bits, g_bits)
+            q_w, step = quantize_w_folded(w, by_channel, groups, w_bits=w_bits, g_bits=g_bits)
         else:
             q_g = quantize_g(g, by_tensor, seed, g_bits)
             q_w, w_step = quantize_w(w, w_bits)
