@@ -1,5 +1,6 @@
 """bench_train: records of modes, failing modes, memory, errors. Nothing asserts a time."""
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -129,6 +130,18 @@ def test_memory_and_profile_of_fused_convolutions():
     assert {"fused glue forward", "fused glue backward"} <= profile["by_kind"].keys()
     unit = next(r for r in profile["by_convolution"] if r["w_size"] == (4, 4, 1, 1))
     assert unit["calls"] == 1 and unit["forward_s"] > 0 and unit["backward_s"] > 0
+
+
+def test_the_median_peak_of_several_processes_counts(monkeypatch):
+    peaks = iter([7, 3, 9, 5])
+    monkeypatch.setattr(
+        bench_train, "_measure_memory_once", lambda argv, mode: {"iteration": next(peaks)}
+    )
+    args = argparse.Namespace(memory_repeats=4)
+    got = bench_train.measure_memory(args, [], modes.MODES["fp32"])
+    assert got == {"iteration": 5, "iteration_of_each": [3, 5, 7, 9]}
+    monkeypatch.setattr(bench_train, "_measure_memory_once", lambda argv, mode: {"error": "killed"})
+    assert bench_train.measure_memory(args, [], modes.MODES["fp32"]) == {"error": "killed"}
 
 
 def test_tables_of_modes():

@@ -64,19 +64,22 @@ def _time_table(document: Record) -> str:
 
 
 def _memory_table(records: list[Record]) -> str:
-    header = ["mode", "peak MB", "within an iteration MB", "kept by convolutions MB",
-              "without the first MB", "kept in all MB"]  # fmt: skip
+    header = ["mode", "peak MB", "within an iteration MB", "of each process MB",
+              "kept by convolutions MB", "without the first MB", "kept in all MB"]  # fmt: skip
     rows = []
     for record in records:
         memory = record.get("memory", {})
         if "peak_over_baseline" not in memory:
             words = record.get("error") or memory.get("error", "not measured")
-            rows.append([record["mode"], f"FAILED: {' '.join(words.split())[:160]}", *[None] * 4])
+            rows.append([record["mode"], f"FAILED: {' '.join(words.split())[:160]}", *[None] * 5])
             continue
         saved = memory["saved_for_backward"] or {}
-        values = [memory["peak_over_baseline"], memory["iteration"], saved.get("convolutions"),
-                  saved.get("int8_layers"), saved.get("all")]  # fmt: skip
-        rows.append([record["mode"], *(None if v is None else v / 1e6 for v in values)])
+        peaks = [memory["peak_over_baseline"], memory["iteration"]]
+        each = memory.get("iteration_of_each", [memory["iteration"]])
+        spread = f"{min(each) / 1e6:.0f}–{max(each) / 1e6:.0f}"
+        kept = [saved.get("convolutions"), saved.get("int8_layers"), saved.get("all")]
+        peaks, kept = ([None if v is None else v / 1e6 for v in part] for part in (peaks, kept))
+        rows.append([record["mode"], *peaks, spread, *kept])
     return "### Memory\n\n" + markdown(header, rows)
 
 
