@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from analysis.arguments import iterations_of
 from common.configs import check_checkpoint, check_data, load_config, set_recipe
 from common.errors import UsageError
 from common.provenance import command, commit, provenance, write_json
@@ -49,12 +50,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         "--figures-only", action="store_true", help="draw again from the records in OUT"
     )
     args = parser.parse_args(arguments)
-    try:
-        args.iterations = sorted({int(text) for text in args.iterations.split(",")})
-    except ValueError:
-        parser.error(f"--iterations {args.iterations!r} must be integers with commas between")
-    if args.iterations[0] < 0:
-        parser.error("--iterations must not be negative")
+    args.iterations = iterations_of(parser, args.iterations)
     return args
 
 

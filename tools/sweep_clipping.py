@@ -22,6 +22,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.arguments import iterations_of
 from analyze_gradients import merge_args, plain
 from common.errors import UsageError
 from common.provenance import command, commit, provenance, write_json
@@ -57,12 +58,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         "--tables-only", action="store_true", help="tables and figure again, of OUT/layers.csv"
     )
     args = parser.parse_args(arguments)
-    try:
-        args.iterations = sorted({int(text) for text in args.iterations.split(",")})
-    except ValueError:
-        parser.error(f"--iterations {args.iterations!r} must be integers with commas between")
-    if args.iterations[0] < 0:
-        parser.error("--iterations must not be negative")
+    args.iterations = iterations_of(parser, args.iterations)
     if not args.configs and not args.tables_only:
         parser.error("give at least one config")
     return args

@@ -16,3 +16,4 @@ model = dict(
         type='daq_mm.models.InceptionV3', width=0.25, stem_strides=(1, 2, 2)),
     head=dict(type='daq_mm.models.ClassificationHead', in_channels=512, num_classes=10, dropout=0.2))
 train_cfg = dict(max_epochs=4)
+optim_wrapper = dict(optimizer=dict(lr=0.1))  # the rate that was tried
