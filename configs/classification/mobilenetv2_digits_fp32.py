@@ -14,4 +14,4 @@ model = dict(
         bgr_to_rgb=True),
     backbone=dict(type='mmdet.MobileNetV2', widen_factor=0.5, out_indices=(7, )),
     head=dict(type='daq_mm.models.ClassificationHead', in_channels=1280, num_classes=10, dropout=0.2))
-train_cfg = dict(max_epochs=8)
+train_cfg = dict(max_epochs=6)

@@ -13,7 +13,8 @@ class InceptionV3(BaseModule):
     Args:
         width: factor on the channels of every convolution.
         stem_strides: strides of the first convolution and of the stem's two poolings. (2, 2, 2)
-            is the published network, which needs 75 pixels; with (1, 2, 2) it takes 56.
+            is the published network, which needs 75 pixels; with (1, 2, 2) it takes
+            56, with (1, 1, 2) 28.
 
     The result has `out_channels` = 2048 times `width` channels.
     """
