@@ -1,6 +1,6 @@
 """The few mends that the OpenMMLab stack needs; no kernel or layer depends on them.
 
-`install()` puts two finders on `sys.meta_path` and imports nothing, so it costs nothing until
+`install()` puts three finders on `sys.meta_path` and imports nothing, so it costs nothing until
 `mmdet` or `mmaction` is imported, and nothing at all where they are not installed:
 
 * mmaction and some releases of mmdet assert an upper bound on mmcv's version (`mmcv < 2.2.0`) in
@@ -9,9 +9,14 @@
 * mmaction2 1.2.0 as published on the package registry lacks its own package
   `mmaction.models.localizers.drn`, so `import mmaction.models` fails. A stub is found in its place,
   only when no real one is; its class `DRN` raises NotImplementedError when built.
+* mmdet 3.2.0 to 3.3.0 read `loss_cls` of every dense head when it predicts, which `SSDHead` does
+  not have: an SSD trains and then fails at its first validation
+  (https://github.com/open-mmlab/mmdetection/issues/11063). A head without one gets None, which
+  stands for no loss with special channels.
 """
 
 import contextlib
+import functools
 import importlib
 import importlib.abc
 import importlib.machinery
@@ -25,6 +30,7 @@ BOUNDED = ("mmaction", "mmdet")
 ACCEPTED_MMCV = "2.1.0"
 """The version that `mmcv` claims to have meanwhile; within the bounds of every such release."""
 DRN = "mmaction.models.localizers.drn"
+SSD = "mmdet.models.dense_heads.ssd_head"
 
 
 def install() -> None:
@@ -33,6 +39,10 @@ def install() -> None:
         sys.meta_path.insert(0, _BoundFinder())
     if not any(isinstance(finder, _StubFinder) for finder in sys.meta_path):
         sys.meta_path.append(_StubFinder())  # last, so that a real package wins
+    if SSD in sys.modules:
+        _give_loss_cls(sys.modules[SSD])
+    elif not any(isinstance(finder, _SSDFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _SSDFinder())
 
 
 def mend_mmaction() -> bool:
@@ -61,21 +71,66 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".")[:3] if part.isdigit())
 
 
+def _found_by_others(this, fullname, path, target) -> importlib.machinery.ModuleSpec | None:
+    """What the finders beside `this` one find."""
+    for finder in sys.meta_path:
+        if finder is this or not hasattr(finder, "find_spec"):
+            continue
+        spec = finder.find_spec(fullname, path, target)
+        if spec is not None:
+            return spec
+    return None
+
+
 class _BoundFinder(importlib.abc.MetaPathFinder):
     """Finds the packages in `BOUNDED` as the other finders do, with a loader that mends."""
 
     def find_spec(self, fullname, path=None, target=None):
         if fullname not in BOUNDED:
             return None
-        for finder in sys.meta_path:
-            if finder is self or not hasattr(finder, "find_spec"):
-                continue
-            spec = finder.find_spec(fullname, path, target)
-            if spec is not None:
-                if spec.loader is not None and importlib.util.find_spec("mmcv") is not None:
-                    _wrap_exec_module(spec.loader)
-                return spec
-        return None
+        spec = _found_by_others(self, fullname, path, target)
+        if spec is not None and spec.loader is not None:
+            if importlib.util.find_spec("mmcv") is not None:
+                _wrap_exec_module(spec.loader)
+        return spec
+
+
+class _SSDFinder(importlib.abc.MetaPathFinder):
+    """Finds the module `SSD` as the other finders do, with a loader that mends its head."""
+
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname != SSD:
+            return None
+        spec = _found_by_others(self, fullname, path, target)
+        if spec is not None and spec.loader is not None:
+            exec_module = spec.loader.exec_module
+
+            def exec_module_mended(module: ModuleType) -> None:
+                exec_module(module)
+                _give_loss_cls(module)
+
+            spec.loader.exec_module = exec_module_mended
+        return spec
+
+
+def _give_loss_cls(module: ModuleType) -> None:
+    """Lets `SSDHead.__init__` of `module` end with `loss_cls` None if it made none.
+
+    In the instance, not in the class: a subclass's own module of that name must be found.
+    """
+    head = module.SSDHead
+    make = head.__init__
+    if getattr(make, "_daq_mm_mended", False):
+        return
+
+    @functools.wraps(make)
+    def __init__(self, *args, **kwargs):
+        make(self, *args, **kwargs)
+        if not hasattr(self, "loss_cls"):
+            self.loss_cls = None
+
+    __init__._daq_mm_mended = True
+    head.__init__ = __init__
 
 
 def _wrap_exec_module(loader: importlib.abc.Loader) -> None:

@@ -79,13 +79,13 @@ def test_install_imports_nothing(stack):
     )
 
 
-def test_install_twice_adds_two_finders(stack):
+def test_install_twice_adds_three_finders(stack):
     check(
         """
         before = len(sys.meta_path)
         compat.install()
         compat.install()
-        assert len(sys.meta_path) == before + 2
+        assert len(sys.meta_path) == before + 3
         """,
         stack,
     )
@@ -187,3 +187,33 @@ def test_the_real_mmaction():
         timeout=120,
     )
     assert result.returncode == 0, result.stderr
+
+
+SSD = """
+class SSDHead:
+    def __init__(self, kept=False):
+        if kept:
+            self.loss_cls = "its own"
+"""
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["imported after", "imported before"])
+def test_ssd_head_gets_a_loss_cls(stack, before):
+    for name in ("mmdet", "mmdet.models", "mmdet.models.dense_heads"):
+        write_package(stack, name, "")
+    (stack / "mmdet/models/dense_heads/ssd_head.py").write_text(SSD)
+    first = "import mmdet.models.dense_heads.ssd_head" if before else "compat.install()"
+    check(
+        f"""
+        {first}
+        compat.install()
+        from mmdet.models.dense_heads.ssd_head import SSDHead
+        assert SSDHead().loss_cls is None
+        assert SSDHead(kept=True).loss_cls == "its own"
+        assert "loss_cls" not in vars(SSDHead)
+        made = SSDHead.__init__
+        compat.install()
+        assert SSDHead.__init__ is made
+        """,
+        stack,
+    )

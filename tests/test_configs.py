@@ -32,11 +32,11 @@ from config_steps import (  # noqa: E402
 
 INT8_LAYERS = (daq_mm.DAQConv2d, daq_mm.DAQConv3d)
 DIGITS = [path for path in config_files() if "_digits_" in path.stem]
-# one network of each task goes through a whole Runner
+# one network of each task goes through a whole Runner; and an SSD for its own predictions
 WHOLE = [
     path
     for path in DIGITS
-    if path.stem.startswith(("retinanet_r18", "slowonly", "mobilenetv2", "tsn"))
+    if path.stem.startswith(("retinanet_r18", "ssdlite", "slowonly", "mobilenetv2", "tsn"))
 ]
 STEPPED = [path for path in DIGITS if path not in WHOLE]
 FULL_SIZE = [path for path in config_files() if path not in DIGITS]

@@ -5,4 +5,4 @@ _base_ = [
     '../_base_/runtimes/mmdet_digits.py',
 ]
 
-train_cfg = dict(max_epochs=3)
+train_cfg = dict(max_epochs=3, val_interval=3)

@@ -10,4 +10,4 @@ model = dict(
     backbone=dict(depth=50, base_channels=32),
     neck=dict(in_channels=[128, 256, 512, 1024], out_channels=128),
     bbox_head=dict(in_channels=128, feat_channels=128))
-train_cfg = dict(max_epochs=3)
+train_cfg = dict(max_epochs=3, val_interval=3)

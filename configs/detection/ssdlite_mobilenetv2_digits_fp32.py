@@ -5,4 +5,4 @@ _base_ = [
     '../_base_/runtimes/mmdet_digits.py',
 ]
 
-train_cfg = dict(max_epochs=4)
+train_cfg = dict(max_epochs=4, val_interval=4)
