@@ -1,9 +1,8 @@
 """The shape-video set: the class of a video is the digit in it, whatever the digit's motion.
 
 For networks without a sense of time, such as TSN, which `video`'s classes would ask for what a
-single frame does not show. Each frame by itself is poor, by strokes that are drawn anew in every
-frame, low contrast and noise, so that a network gains by pooling frames. Motions, files and their
-encoding are `video`'s.
+single frame does not show. Strokes are drawn anew in every frame, and all frames are noisy, so that
+a network gains by pooling them. Motions, files and their encoding are `video`'s.
 
 Video number i of a split depends on (seed, split, i, side, frames) alone.
 """
@@ -15,11 +14,11 @@ import numpy as np
 
 from data_prep import clutter, digits, store, video
 
-VERSION = 2
+VERSION = 3
 CLASSES = tuple("0123456789")
-HEIGHTS = (0.3, 0.5)
+HEIGHTS = (0.45, 0.7)
 """Height of the digit as a share of the side."""
-CONTRAST = (0.2, 0.5)
+CONTRAST = (0.3, 0.6)
 
 
 def prepare(
@@ -62,15 +61,15 @@ def make_video(
 def _render(rng: np.random.Generator, path: np.ndarray, sample: int, side: int) -> np.ndarray:
     """(frames, side, side, 3) uint8; `path` (frames, 2) in pixels."""
     ground = clutter.background(rng, side, texture=0.04)
-    clutter.add_strokes(rng, ground, int(rng.integers(2, 6)))
+    clutter.add_strokes(rng, ground, int(rng.integers(1, 4)))
     height = side * rng.uniform(*HEIGHTS)
     ink = digits.draw_glyph(sample, height=height, angle=float(rng.uniform(-20, 20)))
     colour = clutter.ink_colour(rng, ground.mean((0, 1)), float(rng.uniform(*CONTRAST)))
-    sigma = rng.uniform(0.03, 0.08)
+    sigma = rng.uniform(0.02, 0.05)
     clip = np.empty((len(path), side, side, 3), np.uint8)
     for number, (x, y) in enumerate(path):
         alpha = video._on_torus(ink, x, y, side)[..., None]
         picture = ground + alpha * (colour - ground)
-        clutter.add_strokes(rng, picture, int(rng.integers(1, 5)))
+        clutter.add_strokes(rng, picture, int(rng.integers(0, 3)))
         clip[number] = clutter.to_bytes(picture, rng.normal(0, sigma, picture.shape))
     return clip
