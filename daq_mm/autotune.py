@@ -7,7 +7,7 @@
 
 Off, a heuristic chooses; results have the same bits either way, but for the last ones of batch
 norm's sums (float32, added in the order of tiles). A shape is measured once in each product, on the
-operands at hand, which takes up to a few hundred launches and waits for the device; shapes that
+operands at hand, which takes some tens of milliseconds and waits for the device; shapes that
 change all the time are therefore better left to the heuristic. While a CUDA graph is captured
 nothing is measured: run an iteration before. Depthwise convolutions have nothing to choose.
 
