@@ -66,7 +66,7 @@ test-cuda: install
 	$(SANITIZER) $(BIN)/python -m pytest --device cuda tests/test_ops_*.py $(MARKS) $(PYTEST_ARGS)
 
 bench-cuda: install
-	$(BIN)/python tools/cuda_session.py --minutes 60 --steps train train-graph ops wgmma train-compile
+	$(BIN)/python tools/cuda_session.py --minutes 60 --steps train train-graph ops ops-autotune wgmma train-compile
 
 lint: install
 	$(BIN)/ruff check .

@@ -5,6 +5,7 @@ Importing it registers the INT8 layers and the hook with mmengine, where that is
 
 import importlib.util
 
+from . import autotune
 from .config import DAQConfig
 from .conv import DAQConv1d, DAQConv2d, DAQConv3d
 from .convert import convert_model, revert_model
@@ -20,6 +21,8 @@ __all__ = [
     "convert_model",
     "revert_model",
 ]
+
+autotune.enable_from_environment()
 
 if importlib.util.find_spec("mmengine") is not None:
     from . import compat

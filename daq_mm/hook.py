@@ -10,7 +10,7 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.model import is_model_wrapper
 from torch import nn
 
-from . import ops
+from . import autotune, ops
 from .config import DAQConfig
 from .convert import ConversionReport, convert_model, int8_layers, set_iteration
 from .observe import Observer, merge
@@ -31,6 +31,8 @@ class DAQHook(Hook):
         allow_reference: train even where no compiled kernels serve the model's device or the
             config's settings (`DAQConfig.without_kernels`); the reference gives the same numbers,
             many times slower.
+        autotune: measure the CUDA kernels' tiles and splits where the cache on disk does not know
+            them (`daq_mm.autotune.enable`); it stays on after the run. For models on a GPU alone.
     """
 
     priority = "HIGH"
@@ -41,11 +43,15 @@ class DAQHook(Hook):
         *,
         interval: int = 50,
         allow_reference: bool = False,
+        autotune: bool = False,
     ) -> None:
         self.config = DAQConfig.make(config)
         if not isinstance(interval, int) or interval < 1:
             raise ValueError(f"interval={interval!r} must be an integer of at least 1")
+        if not isinstance(autotune, bool):
+            raise ValueError(f"autotune={autotune!r} is not allowed: True or False")
         self.interval = interval
+        self.autotune = autotune
         self.allow_reference = allow_reference
         self.report: ConversionReport | None = None
 
@@ -53,6 +59,8 @@ class DAQHook(Hook):
         """Convert the model; also fires before validation and test, where it changes nothing."""
         model = _plain(runner.model)
         self._check_backend(model)
+        if self.autotune:
+            self._enable_autotune(model)
         report = convert_model(model, self.config)
         first_time = self.report is None
         if first_time:
@@ -90,8 +98,15 @@ class DAQHook(Hook):
         self._restore_averaged_thresholds(runner)
 
     def before_save_checkpoint(self, runner, checkpoint) -> None:
-        """As before_val_epoch: the averaged model is saved too."""
+        """As before_val_epoch: the averaged model is saved too. So is what was measured."""
         self._restore_averaged_thresholds(runner)
+        if self.autotune:
+            autotune.save()
+
+    def after_run(self, runner) -> None:
+        """Write what was measured to the cache on disk."""
+        if self.autotune:
+            autotune.save()
 
     def _observed(self, model: nn.Module) -> dict[str, float]:
         observers = [layer.observer for layer in int8_layers(model) if layer.observer]
@@ -105,6 +120,17 @@ class DAQHook(Hook):
         if scales:
             values["update_scale"] = torch.cat(scales).mean().item()
         return {"gaussian_share": share, "inverted_t_share": 1.0 - share, **values}
+
+    @staticmethod
+    def _enable_autotune(model: nn.Module) -> None:
+        device = next(model.parameters()).device
+        if device.type != "cuda":
+            raise RuntimeError(
+                f"autotune=True measures the CUDA kernels, and the model is on {device}: train it "
+                "on a GPU, or leave autotune out of DAQHook"
+            )
+        if not autotune.enabled():
+            autotune.enable()
 
     def _backend(self, model: nn.Module) -> tuple[str, str]:
         tensor = next(model.parameters())

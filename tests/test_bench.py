@@ -18,7 +18,7 @@ sys.path.insert(0, str(TOOLS))
 
 import bench_ops  # noqa: E402
 import plot_roofline  # noqa: E402
-from bench import allocator, gate, machine, networks, report  # noqa: E402
+from bench import allocator, autotuning, gate, machine, networks, report  # noqa: E402
 from bench.candidates import OPS, Candidate  # noqa: E402
 from bench.operands import make_operands  # noqa: E402
 from bench.shapes import ConvShape, parse_shape, trace  # noqa: E402
@@ -325,6 +325,7 @@ def test_bench_ops_writes_records_and_the_plot_reads_them(tmp_path, capsys):
     assert {"commit", "machine", "allocator", "peak_gops", "bandwidth_gbps", "totals"} <= set(
         document
     )
+    assert document["autotune"] is None
     records = document["records"]
     own = [entry for entry in records if entry["backend"] != "torch"]
     assert {entry["op"] for entry in own} == set(OPS) - {"grad_weight"}
@@ -359,6 +360,26 @@ def test_bench_ops_does_not_time_a_wrong_kernel(tmp_path, monkeypatch, capsys):
     assert "WRONG" in captured.out and "FAILED given: forward" in captured.err
 
 
+def test_what_was_tuned_is_recorded_and_saved(monkeypatch):
+    done = []
+    entry = {"device": 0, "product": "forward", "tile": "64x64", "splits": 2}
+    fake = types.SimpleNamespace(
+        enable=lambda: done.append("enable"), enabled=lambda: bool(done),
+        save=lambda: done.append("save"), choices=lambda: [entry],
+    )  # fmt: skip
+    monkeypatch.setattr(autotuning, "autotune", fake)
+    autotuning.start(False, torch.device("cuda"))
+    assert autotuning.record() is None and not done
+    autotuning.start(True, torch.device("cuda"))
+    assert autotuning.record() == [entry] and done == ["enable", "save"]
+
+
+@pytest.mark.skipif(ops.kernels_built("cuda")[0], reason="for builds without CUDA kernels")
+def test_autotuning_without_kernels_is_refused():
+    with pytest.raises(ValueError, match="--autotune: autotuning measures the CUDA kernels: "):
+        autotuning.start(True, torch.device("cuda"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -370,6 +391,7 @@ def test_bench_ops_does_not_time_a_wrong_kernel(tmp_path, monkeypatch, capsys):
         (["--shape", SHAPES[0], "--recipe", "papr"], "recipe='papr' is unknown"),
         (["--shape", SHAPES[0], "--device", "gpu"], "allowed: cpu, cuda"),
         (["--shape", SHAPES[0], "--backends", "sse9"], "backends='sse9'"),
+        (["--autotune"], "--autotune measures the CUDA kernels: it needs --device cuda, not cpu"),
     ],
 )
 def test_bench_ops_refuses_bad_arguments(arguments, message, capsys):

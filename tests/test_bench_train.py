@@ -44,6 +44,7 @@ def test_bench_train_compares_modes(tmp_path, toy_model, capsys):
     arguments = ["--modes", "fp32,bf16,int8,int8-bf16", "--profile-layers", "--json", str(path)]
     assert bench_train.main([*TRAIN, *arguments]) == 0
     document = json.loads(path.read_text())
+    assert document["autotune"] is None
     by_mode = {record["mode"]: record for record in document["records"]}
     assert list(by_mode) == ["fp32", "bf16", "int8", "int8-bf16"]
     assert (by_mode["int8"]["int8_layers"], by_mode["int8"]["float_layers"]) == (3, 1)
@@ -170,6 +171,7 @@ def test_tables_of_modes():
         (["--recipe", "papr"], "recipe='papr' is unknown"),
         (["--model", "resnet51", "--modes", "fp32"], "model='resnet51' is unknown"),
         (["--cuda-graph", "--modes", "fp32"], "--cuda-graph needs --device cuda, not 'cpu'"),
+        (["--autotune", "--modes", "fp32"], "it needs --device cuda, not cpu"),
         (["--cuda-graph", "--profile-layers"], "--profile-layers looks into eager iterations"),
     ],
 )

@@ -85,6 +85,9 @@ def test_steps_name_tools_that_are_there():
     files = [part for command in commands for part in command if part.endswith(".py")]
     assert "tests/test_ops_quantize.py" in files and "tools/bench_train.py" in files
     assert "tools/compare_wgmma.py" in files
+    by_bench_ops = [command for command in commands if "tools/bench_ops.py" in command]
+    assert ["--autotune" in command for command in by_bench_ops] == [False, True]
+    assert len({command[-1] for command in by_bench_ops}) == 2  # a file each
     assert all((TOOLS.parent / name).is_file() for name in files)
 
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import mmengine
 import pytest
@@ -9,7 +10,7 @@ import torch
 from mmengine.utils import digit_version
 from torch import nn
 
-from daq_mm import DAQConv2d, DAQHook, ops
+from daq_mm import DAQConv2d, DAQHook, autotune, ops
 from daq_mm.quantizers import quantizers_of
 from toy_runner import ToyModel, toy_runner
 
@@ -85,6 +86,34 @@ def test_wrong_settings_are_told_at_once(arguments, error, words):
     with pytest.raises(error) as raised:
         DAQHook(**arguments)
     assert words in str(raised.value)
+
+
+def test_autotuning_is_refused_on_a_cpu(tmp_path):
+    runner = toy_runner(tmp_path, hook=dict(HOOK, autotune=True), epochs=1)
+    with pytest.raises(RuntimeError, match="autotune=True measures the CUDA .*model is on cpu"):
+        runner.train()
+
+
+def test_autotuning_begins_with_a_model_on_a_gpu_and_is_saved(tmp_path, monkeypatch):
+    done = []
+    monkeypatch.setattr(autotune, "enabled", lambda: "enable" in done)
+    monkeypatch.setattr(autotune, "enable", lambda: done.append("enable"))
+    monkeypatch.setattr(autotune, "save", lambda: done.append("save"))
+    monkeypatch.setattr(DAQHook, "_enable_autotune", staticmethod(_as_on_a_gpu))
+    toy_runner(tmp_path / "off", hook=HOOK, epochs=1).train()
+    assert not done
+    toy_runner(tmp_path / "on", hook=dict(HOOK, autotune=True), epochs=2).train()
+    assert done == ["enable", "save", "save", "save"]  # two checkpoints, and the end
+
+
+_enable_autotune = DAQHook._enable_autotune
+
+
+def _as_on_a_gpu(model):
+    """The hook's own function on a model that says that it is on a GPU."""
+    parameter = SimpleNamespace(device=torch.device("cuda"))
+    for _ in range(2):  # before_run fires again for validation
+        _enable_autotune(SimpleNamespace(parameters=lambda: iter([parameter])))
 
 
 def test_reference_is_refused_unless_allowed(tmp_path, monkeypatch):

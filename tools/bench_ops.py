@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from bench import allocator, machine, report  # noqa: E402
+from bench import allocator, autotuning, machine, report  # noqa: E402
 from bench.candidates import (  # noqa: E402
     BASELINE,
     LAYER_OPS,
@@ -71,6 +71,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="begin no further shape after this time; what is left out is told")
     add("--allocator", default="heap", choices=allocator.CHOICES,
         help="heap (default): no page faults for large tensors; default: as the C library does")
+    add("--autotune", action="store_true", help=autotuning.HELP)
     add("--json", type=Path, help="write records and provenance here")
     # fmt: on
     args = parser.parse_args(argv)
@@ -104,6 +105,7 @@ class OpsBenchmark:
             torch.set_num_threads(args.threads)
         torch.manual_seed(0)
         self.device = device_of(args.device)
+        autotuning.start(args.autotune, self.device)
         self.config = DAQConfig.make(args.recipe)
         self.capabilities = machine.capabilities(args.backends, self.device)
         self.peak_samples: dict[str, list[float | None]] = {}
@@ -199,6 +201,7 @@ def measure(
         "peak_gops": benchmark.peaks,
         "peak_gops_samples": benchmark.peak_samples,
         "bandwidth_gbps": benchmark.bandwidth,
+        "autotune": None,
         "totals": [],
         "left_out": [],
         "records": [],
@@ -213,6 +216,7 @@ def measure(
             records = benchmark.shape(shape, name)
             document["records"] += records
             document["peak_gops"] = benchmark.peaks
+            document["autotune"] = autotuning.record()
             tqdm.write(report.shape_table(shape, records), file=sys.stdout)
             yield document
         document["totals"] += report.totals(document["records"], shapes, name)

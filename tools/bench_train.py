@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from bench import allocator, layer_profile, memory, train_report  # noqa: E402
+from bench import allocator, autotuning, layer_profile, memory, train_report  # noqa: E402
 from bench.modes import DEFAULT_MODES, MODES, Mode, choose  # noqa: E402
 from bench.networks import NETWORKS, Network, build  # noqa: E402
 from bench.timing import Clock, Summary, device_of  # noqa: E402
@@ -71,6 +71,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="heap (default): no page faults for large tensors; default: as the C library does")
     add("--allow-reference", action="store_true",
         help="time INT8 modes even without compiled kernels, where they are very slow")
+    add("--autotune", action="store_true", help=autotuning.HELP)
     add("--json", type=Path, help="write records and provenance here")
     add("--memory-of", choices=tuple(MODES), help=argparse.SUPPRESS)  # the child process
     # fmt: on
@@ -98,6 +99,7 @@ class TrainBenchmark:
             raise ValueError(f"--cuda-graph needs --device cuda, not {args.device!r}")
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
+        autotuning.start(args.autotune, self.device)
         self.modes = choose(args.modes)
         self.setting = Setting(
             args.batch, self.device, args.layout == "channels_last", DAQConfig.make(args.recipe)
@@ -234,6 +236,7 @@ def run(args: argparse.Namespace, argv: list[str], benchmark: TrainBenchmark) ->
         document["records"] = [{"mode": m.name, "words": m.words} for m in benchmark.modes]
     else:
         document["records"] = benchmark.time(network)
+    document["autotune"] = autotuning.record()
     if args.json:
         write_json(args.json, document)
     if not args.no_memory:

@@ -109,6 +109,14 @@ def steps(architecture: str, batch: int) -> list[Step]:
             "ResNet-50's convolutions, op by op",
         ),
         Step(
+            "ops-autotune",
+            ("tools/bench_ops.py", "--device", "cuda", "--batch", str(batch), "--dtypes", "bf16",
+             "--ops", "forward,grad_input,grad_weight", "--min-time", "0.02", "--autotune",
+             "--limit-seconds", "40", "--json", "{out}/ops_resnet50_autotune.json"),
+            80,
+            "its products with measured tiles and splits",
+        ),
+        Step(
             "train-compile",
             (*train, "--modes", "bf16,bf16-compile,int8-bf16-compile", "--no-memory",
              "--limit-seconds", "20", "--json", "{out}/train_resnet50_compile.json"),

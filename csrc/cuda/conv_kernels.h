@@ -94,13 +94,13 @@ struct ConvPlan {
   int64_t workspace_bytes = 0;
 };
 
-// Forward's and grad-input's: a plan with given tile and splits (tests), or chosen (tile null).
+// A tile and a number of splits that somebody else chose: a measurement (tune.h) or a test.
 struct PlanChoice {
   TileShape tile;
   int64_t splits;
 };
-// wgmma: whether its tiles may be chosen; choosing one that cannot compute the sizes raises
-// std::invalid_argument.
+// By the choice, or by a heuristic if it is null. wgmma: whether its tiles may be chosen; choosing
+// one that cannot compute the sizes raises std::invalid_argument.
 ConvPlan plan_forward(const ConvSizes& sizes, int processors, bool wgmma, bool statistics,
                       const PlanChoice* choice = nullptr);
 ConvPlan plan_grad_input(const ConvSizes& sizes, int processors, bool wgmma,

@@ -4,8 +4,8 @@
 #include <torch/library.h>
 
 #include "cuda/op_checks.h"
-#include "cuda/primitives/multiprocessors.h"
 #include "cuda/products.h"
+#include "cuda/tune.h"
 #include "cuda/wgmma_switch.h"
 
 namespace daq_mm::cuda {
@@ -24,11 +24,6 @@ at::Tensor forward_cuda(const at::Tensor& q_x, const at::Tensor& x_qparams, cons
   if (bias.has_value() && out_dtype != at::kInt) {
     bias_values = bias->detach().to(at::kFloat).contiguous();
   }
-  const ConvSizes sizes = conv_sizes(g);
-  const ConvPlan plan =
-      plan_forward(sizes, multiprocessors(), may_use_wgmma(q_x.const_data_ptr()),
-                   statistics.has_value(), choice);
-  const at::Tensor scratch = workspace(plan.workspace_bytes, q_x.device());
   ForwardArguments a;
   a.q_x = q_x.const_data_ptr<uint8_t>();
   a.x_qparams = x_qparams.const_data_ptr<float>();
@@ -38,7 +33,13 @@ at::Tensor forward_cuda(const at::Tensor& q_x, const at::Tensor& x_qparams, cons
   a.y = y.mutable_data_ptr();
   a.type = result_type(out_dtype);
   a.statistics = statistics.has_value() ? statistics->mutable_data_ptr<double>() : nullptr;
-  forward(a, sizes, plan, scratch.mutable_data_ptr(), current_stream());
+  const PlanKey key{Product::kForward, conv_sizes(g), statistics.has_value(), may_use_wgmma(a.q_x),
+                    result_bytes(a.type)};
+  const Stream stream = current_stream();
+  run_product(key, choice, q_x.get_device(), stream, [&](const ConvPlan& plan) {
+    const at::Tensor scratch = workspace(plan.workspace_bytes, q_x.device());
+    forward(a, key.sizes, plan, scratch.mutable_data_ptr(), stream);
+  });
   return y.contiguous(format);
 }
 

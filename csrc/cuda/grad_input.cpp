@@ -3,8 +3,8 @@
 #include <torch/library.h>
 
 #include "cuda/op_checks.h"
-#include "cuda/primitives/multiprocessors.h"
 #include "cuda/products.h"
+#include "cuda/tune.h"
 #include "cuda/wgmma_switch.h"
 
 namespace daq_mm::cuda {
@@ -15,10 +15,6 @@ at::Tensor grad_input_cuda(const at::Tensor& q_g, const at::Tensor& q_w, const a
   at::Tensor dx = empty_results(g.x_size(), q_g.options().dtype(out_dtype),
                                 channels_last_format(g.rank));
   if (dx.numel() == 0) return dx.contiguous(format);
-  const ConvSizes sizes = conv_sizes(g);
-  const ConvPlan plan =
-      plan_grad_input(sizes, multiprocessors(), may_use_wgmma(q_g.const_data_ptr()), choice);
-  const at::Tensor scratch = workspace(plan.workspace_bytes, q_g.device());
   GradInputArguments a;
   a.q_g = q_g.const_data_ptr<int8_t>();
   a.q_w = q_w.const_data_ptr<int8_t>();
@@ -26,7 +22,13 @@ at::Tensor grad_input_cuda(const at::Tensor& q_g, const at::Tensor& q_w, const a
   a.step_by_channel = step.numel() != 1;
   a.dx = dx.mutable_data_ptr();
   a.type = result_type(out_dtype);
-  grad_input(a, sizes, plan, scratch.mutable_data_ptr(), current_stream());
+  const PlanKey key{Product::kGradInput, conv_sizes(g), false, may_use_wgmma(a.q_g),
+                    result_bytes(a.type)};
+  const Stream stream = current_stream();
+  run_product(key, choice, q_g.get_device(), stream, [&](const ConvPlan& plan) {
+    const at::Tensor scratch = workspace(plan.workspace_bytes, q_g.device());
+    grad_input(a, key.sizes, plan, scratch.mutable_data_ptr(), stream);
+  });
   return dx.contiguous(format);
 }
 

@@ -3,8 +3,8 @@
 #include <torch/library.h>
 
 #include "cuda/op_checks.h"
-#include "cuda/primitives/multiprocessors.h"
 #include "cuda/products.h"
+#include "cuda/tune.h"
 
 namespace daq_mm::cuda {
 
@@ -14,9 +14,6 @@ at::Tensor grad_weight_cuda(const at::Tensor& q_x, const at::Tensor& x_qparams,
                             at::MemoryFormat format, const PlanChoice* choice) {
   at::Tensor dw = empty_results(g.w_size(), q_x.options().dtype(out_dtype), format);
   if (g.grad_weight_contraction() == 0 || dw.numel() == 0) return dw.zero_();
-  const ConvSizes sizes = conv_sizes(g);
-  const ConvPlan plan = plan_grad_weight(sizes, multiprocessors(), choice);
-  const at::Tensor scratch = workspace(plan.workspace_bytes, q_x.device());
   GradWeightArguments a;
   a.q_x = q_x.const_data_ptr<uint8_t>();
   a.x_qparams = x_qparams.const_data_ptr<float>();
@@ -25,7 +22,12 @@ at::Tensor grad_weight_cuda(const at::Tensor& q_x, const at::Tensor& x_qparams,
   a.dw = dw.mutable_data_ptr();
   a.type = result_type(out_dtype);
   a.channels_last = format != at::MemoryFormat::Contiguous;
-  grad_weight(a, sizes, plan, scratch.mutable_data_ptr(), current_stream());
+  const PlanKey key{Product::kGradWeight, conv_sizes(g), false, false, result_bytes(a.type)};
+  const Stream stream = current_stream();
+  run_product(key, choice, q_x.get_device(), stream, [&](const ConvPlan& plan) {
+    const at::Tensor scratch = workspace(plan.workspace_bytes, q_x.device());
+    grad_weight(a, key.sizes, plan, scratch.mutable_data_ptr(), stream);
+  });
   return dw;
 }
 

@@ -1,6 +1,6 @@
 // Internal C++ forms of the CUDA ops, so that the fused ops (conv_forward, conv_backward, ...) call
 // them without the dispatcher. The caller guarantees dtypes, sizes, layouts and devices as stated,
-// and holds a DeviceGuard. Nothing waits for the device.
+// and holds a DeviceGuard. Nothing waits for the device, save a product that is tuned (tune.h).
 #pragma once
 
 #include <optional>
@@ -49,7 +49,8 @@ at::Tensor channel_sums_cuda(const at::Tensor& g);
 // (which costs a pass). q_x uint8 channels-last, x_qparams float32 (2,), q_w int8 contiguous, w_step
 // float32 (1,), bias of a float dtype. statistics: float64 (4, Co) contiguous to be written, for
 // float results: sum, sum of squares, minimum, maximum of y as stored; zeros if y is empty.
-// choice: a tile and a number of splits instead of the plan's own, for tests.
+// choice: tile and splits, for tests; null: those of plan_table.h, of a measurement (tune.h), or of
+// the heuristic.
 at::Tensor forward_cuda(const at::Tensor& q_x, const at::Tensor& x_qparams, const at::Tensor& q_w,
                         const at::Tensor& w_step, const std::optional<at::Tensor>& bias,
                         const ConvGeometry& geometry, at::ScalarType out_dtype,

@@ -1,5 +1,5 @@
 // The products with a tile and a number of splits of the test's choice, and forward's statistics:
-// tests/test_cuda_emulated_conv.py.
+// tests/test_cuda_emulated_conv.py. What measurements choose from: test_cuda_emulated_tune.py.
 
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
@@ -7,6 +7,7 @@
 #include "cuda/op_checks.h"
 #include "cuda/primitives/multiprocessors.h"
 #include "cuda/products.h"
+#include "cuda/tune.h"
 #include "cuda/wgmma_switch.h"
 
 namespace daq_mm::cuda {
@@ -69,6 +70,29 @@ std::vector<int64_t> planned(bool backward, at::IntArrayRef x_size, at::IntArray
   return {static_cast<int64_t>(plan.tile), plan.splits};
 }
 
+// Tiles and splits that are worth measuring, in turn; the key's numbers as in the plan table.
+std::vector<int64_t> candidates(at::IntArrayRef key) {
+  TORCH_CHECK_VALUE(key.size() == PlanKey::kNumbers, key.size(), " numbers");
+  std::vector<int64_t> found;
+  for (const PlanChoice& choice : plan_candidates(PlanKey::of(key.data()), multiprocessors())) {
+    found.push_back(static_cast<int64_t>(choice.tile));
+    found.push_back(choice.splits);
+  }
+  return found;
+}
+
+// The tile and splits that a product of this key ends with, where plans whose tile is `too_large`
+// find no memory; it runs nothing.
+std::vector<int64_t> measured_without_memory(at::IntArrayRef key, int64_t too_large) {
+  TORCH_CHECK_VALUE(key.size() == PlanKey::kNumbers, key.size(), " numbers");
+  ConvPlan last;
+  run_product(PlanKey::of(key.data()), nullptr, 0, nullptr, [&](const ConvPlan& plan) {
+    TORCH_CHECK_WITH(OutOfMemoryError, static_cast<int64_t>(plan.tile) != too_large, "no memory");
+    last = plan;
+  });
+  return {static_cast<int64_t>(last.tile), last.splits};
+}
+
 }  // namespace
 }  // namespace daq_mm::cuda
 
@@ -88,6 +112,8 @@ TORCH_LIBRARY_FRAGMENT(daq_mm_emulated, m) {
       "planned(bool backward, int[] x_size, int[] w_size, int[] stride, int[] padding, "
       "int[] dilation, int groups) -> int[]",
       &planned);
+  m.def("candidates(int[] key) -> int[]", &candidates);
+  m.def("measured_without_memory(int[] key, int too_large) -> int[]", &measured_without_memory);
   m.def(
       "grad_weight_with(Tensor q_x, Tensor x_qparams, Tensor q_g, Tensor g_step, "
       "int[] kernel_size, int[] stride, int[] padding, int[] dilation, int groups, "

@@ -7,6 +7,7 @@
 #include <torch/library.h>
 
 #include "absolute_maximum.h"
+#include "cuda/primitives/emulator_host.h"
 #include "cuda/primitives/primitives.h"
 
 namespace daq_mm::cuda {
@@ -257,6 +258,18 @@ at::Tensor maximum(const at::Tensor& x) {
 void set_schedule(int64_t seed) { emulator::set_schedule(static_cast<uint64_t>(seed)); }
 void set_multiprocessors(int64_t count) { emulator::set_multiprocessors(static_cast<int>(count)); }
 void set_warpgroups(bool present) { emulator::set_warpgroups(present); }
+void set_clock(at::ArrayRef<double> seconds) { emulator::set_clock(seconds.vec()); }
+void set_capturing(bool value) { emulator::set_capturing(value); }
+void log_launches(bool value) { emulator::log_launches(value); }
+
+// Of each launch: blocks on three axes, threads, bytes of shared memory.
+std::vector<int64_t> logged_launches() {
+  std::vector<int64_t> found;
+  for (const auto& [grid, threads, shared] : emulator::logged_launches()) {
+    found.insert(found.end(), {grid.x, grid.y, grid.z, threads, shared});
+  }
+  return found;
+}
 
 }  // namespace
 }  // namespace daq_mm::cuda
@@ -276,4 +289,9 @@ TORCH_LIBRARY_FRAGMENT(daq_mm_emulated, m) {
   m.def("set_schedule(int seed) -> ()", &set_schedule);
   m.def("set_multiprocessors(int count) -> ()", &set_multiprocessors);
   m.def("set_warpgroups(bool present) -> ()", &set_warpgroups);
+  m.def("set_clock(float[] seconds) -> ()", &set_clock);
+  m.def("clock_readings() -> int", &emulator::clock_readings);
+  m.def("set_capturing(bool value) -> ()", &set_capturing);
+  m.def("log_launches(bool value) -> ()", &log_launches);
+  m.def("logged_launches() -> int[]", &logged_launches);
 }

@@ -2,6 +2,7 @@
 
 #include "cuda/primitives/emulator.h"
 
+#include "cuda/primitives/emulator_host.h"
 #include "cuda/primitives/multiprocessors.h"
 
 #include <algorithm>
@@ -355,6 +356,7 @@ void run(Grid grid, int threads, int64_t shared_bytes, const std::function<void(
                              (warpgroups_present ? "sm_90" : "sm_75") + " has " +
                              std::to_string(limit));
   }
+  log_launch({grid, threads, shared_bytes});
   Block block(threads, shared_bytes);
   for (int64_t i : order(grid.x * grid.y * grid.z, 1)) {
     const Index index{i % grid.x, i / grid.x % grid.y, i / grid.x / grid.y};
