@@ -11,7 +11,9 @@ batches: `error` |g' - g| / |g|; `kept` <g', g> / <g, g>, the share of g that is
 g' has besides that share, over |g|; `between_batches` |g - h| / |g| of the gradients g, h of two
 batches, which is 1.41 if they have nothing in common.
 
-A recipe may carry settings: daq:unsigned_activations=False,rounding=stochastic
+A recipe may carry settings: daq:unsigned_activations=False,rounding=stochastic. For the gradients,
+only:x, only:w and so on (analysis/operands.py) quantize one operand and nothing else: which of them
+an error comes from. The record's `medians` are over layers: all, and depthwise ones apart.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 import daq_mm
+from analysis.operands import quantize_part
 from bench import allocator
 from common.configs import UsageError, check_data, load_config, set_recipe
 from common.provenance import provenance, write_json
@@ -37,6 +40,7 @@ from daq_mm.amp import BF16OptimWrapper
 from daq_mm.reproducible import EpochSeedHook
 
 CONTROL = "fp32~1e-6"
+ONLY = "only"
 SMOOTHING = 20
 
 
@@ -86,6 +90,8 @@ def split_recipe(text: str) -> tuple[str, dict[str, object]]:
 def train(args: argparse.Namespace, text: str, seed: int, iterations: int) -> tuple:
     """The runner after so many iterations by a recipe, and its losses."""
     recipe, settings = split_recipe(text)
+    if recipe == ONLY:
+        raise UsageError(f"{text} is for --gradients-at; give --iterations 0 to leave curves out")
     cfg = load_config(args.config, copy.deepcopy(args.cfg_options))
     set_recipe(cfg, "fp32" if recipe == CONTROL else recipe)
     for hook in cfg.custom_hooks:
@@ -186,9 +192,7 @@ def gradients(args: argparse.Namespace) -> dict:
     found = {}
     for text in ["fp32", *(r for r in args.recipes if r not in ("fp32", CONTROL))]:
         recipe, settings = split_recipe(text)
-        model = copy.deepcopy(runner.model).train()
-        if recipe not in ("fp32", "bf16"):
-            daq_mm.convert_model(model, {"recipe": recipe, **settings})
+        model = copied_by(recipe, text, settings, runner.model).train()
         steps = [weight_gradients(model, b, recipe, i) for i, b in enumerate(batches)]
         found[text] = steps[2:]  # thresholds have settled after two
     exact = found.pop("fp32")
@@ -201,20 +205,60 @@ def gradients(args: argparse.Namespace) -> dict:
         text: {name: compare([s[name] for s in steps], [e[name] for e in exact]) for name in layers}
         for text, steps in found.items()
     }
-    for text, rows in table.items():
-        medians = (
-            f"{key} {statistics.median(row[key] for row in rows.values()):.3f}"
-            for key in ("error", "kept", "noise")
-        )
-        print(f"{text:40} medians over layers: {', '.join(medians)}")
+    medians = {text: medians_of(rows, depthwise(runner.model)) for text, rows in table.items()}
+    for text, groups in medians.items():
+        words = ", ".join(f"{key} {value:.3f}" for key, value in groups["all"].items())
+        print(f"{text:40} medians over layers: {words}")
     print(f"between batches: median {statistics.median(noise.values()):.3f}")
     return {
         "seed": args.seeds[0],
         "iterations": args.gradients_at,
         "batches": args.batches,
         "loss": statistics.fmean(losses[-SMOOTHING:]),
+        "between_batches_median": statistics.median(noise.values()),
+        "medians": medians,
         "between_batches": noise,
         "recipes": table,
+    }
+
+
+def copied_by(recipe: str, text: str, settings: dict, model) -> torch.nn.Module:
+    """A copy of the model that computes by a recipe, or with one operand quantized."""
+    if recipe == ONLY:
+        try:
+            return quantize_part(model, text.partition(":")[2])
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+    model = copy.deepcopy(model)
+    if recipe not in ("fp32", "bf16"):
+        daq_mm.convert_model(model, {"recipe": recipe, **settings})
+    return model
+
+
+def depthwise(model) -> set[str]:
+    """Names of the convolutions with a group for each channel."""
+    return {
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.modules.conv._ConvNd)
+        and 1 < module.groups == module.in_channels
+    }
+
+
+def medians_of(rows: dict[str, dict[str, float]], apart: set[str]) -> dict[str, dict[str, float]]:
+    """Medians over all layers, and over those apart and the others where there are some apart."""
+    groups = {
+        "all": list(rows),
+        "depthwise": [name for name in rows if name in apart],
+        "others": [name for name in rows if name not in apart],
+    }
+    return {
+        group: {
+            key: statistics.median(rows[name][key] for name in names)
+            for key in ("error", "kept", "noise")
+        }
+        for group, names in groups.items()
+        if names and (group == "all" or apart)
     }
 
 

@@ -1,0 +1,110 @@
+"""analysis.operands: each part quantizes what it says, as the INT8 layers do, and nothing else."""
+
+import pytest
+import torch
+from torch import nn
+
+pytest.importorskip("mmengine")
+import daq_mm  # noqa: E402
+import study_start  # noqa: E402
+from analysis import operands  # noqa: E402
+from common.configs import UsageError  # noqa: E402
+
+
+def layer_and_operands(groups: int = 1):
+    """A model of two convolutions (the first one stays in floating point), x and the gradient."""
+    torch.manual_seed(0)
+    first = nn.Conv2d(3, 8, 3, padding=1)
+    model = nn.Sequential(first, nn.ReLU(), nn.Conv2d(8, 8, 3, stride=2, padding=1, groups=groups))
+    return model, torch.randn(4, 3, 9, 9), torch.randn(4, 8, 5, 5)
+
+
+def step(model: nn.Module, x: torch.Tensor, g: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Result, weight gradients and the first layer's, which tells grad-input."""
+    model.zero_grad()
+    y = model(x)
+    y.backward(g)
+    return {
+        "y": y.detach(),
+        "dw": model[2].weight.grad,
+        "db": model[2].bias.grad,
+        "below": model[0].weight.grad,
+    }
+
+
+def changed(part: str, groups: int = 1) -> set[str]:
+    """What differs from floating point by more than rounding."""
+    model, x, g = layer_and_operands(groups)
+    exact = step(model, x, g)
+    found = step(operands.quantize_part(model, part), x, g)
+    return {
+        name for name in exact if (found[name] - exact[name]).norm() > 1e-4 * exact[name].norm()
+    }
+
+
+@pytest.mark.parametrize("groups", [1, 8])
+@pytest.mark.parametrize(
+    ("part", "expected"),
+    [
+        ("x", {"y", "dw"}),
+        ("w", {"y", "below"}),
+        ("w_by_channel", {"y", "below"}),
+        ("forward", {"y", "dw", "below"}),
+        ("grad_input", {"below"}),
+        ("grad_weight", {"dw"}),
+        ("all", {"y", "dw", "below"}),
+    ],
+)
+def test_a_part_changes_what_depends_on_it(part, expected, groups):
+    assert changed(part, groups) == expected
+
+
+@pytest.mark.parametrize("groups", [1, 8])
+def test_all_parts_together_are_the_int8_layer(groups):
+    model, x, g = layer_and_operands(groups)
+    own = step(operands.quantize_part(model, "all"), x, g)
+    settings = dict(gradient_quantizer="absmax", grad_input="folded", fuse=False)
+    daq_mm.convert_model(model, settings)
+    layers = step(model, x, g)
+    for name in ("y", "dw", "db"):
+        torch.testing.assert_close(own[name], layers[name], rtol=1e-4, atol=1e-4)
+    # the layer folds the gradient's steps into the weight before it quantizes that
+    error = (own["below"] - layers["below"]).norm() / layers["below"].norm()
+    assert error < 0.02
+
+
+def test_a_scale_for_each_channel_is_finer():
+    w = torch.randn(8, 4, 3, 3) * torch.logspace(-3, 0, 8).view(-1, 1, 1, 1)
+    errors = (operands.weight_on_grid(w, by_channel=True) - w).abs().amax((1, 2, 3))
+    assert (errors <= w.abs().amax((1, 2, 3)) / 254 * 1.001).all()
+    assert (operands.weight_on_grid(w) - w)[0].abs().max() > 10 * errors[0]
+
+
+def test_the_model_itself_is_left_alone():
+    model, x, g = layer_and_operands()
+    exact = step(model, x, g)["y"]
+    operands.quantize_part(model, "all")
+    assert torch.equal(step(model, x, g)["y"], exact)
+    assert type(model[2]) is nn.Conv2d
+
+
+def test_bad_input_is_told():
+    model, *_ = layer_and_operands()
+    with pytest.raises(ValueError, match="only:weights is unknown; allowed: x, w, w_by_channel"):
+        operands.quantize_part(model, "weights")
+    with pytest.raises(ValueError, match="no convolution to quantize"):
+        operands.quantize_part(nn.Sequential(nn.Linear(2, 2)), "x")
+    reflected = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, padding="same"))
+    with pytest.raises(ValueError, match="pads in a way"):
+        operands.quantize_part(reflected, "x")
+    with pytest.raises(UsageError, match="only:weights is unknown"):
+        study_start.copied_by("only", "only:weights", {}, model)
+
+
+def test_depthwise_layers_have_medians_of_their_own():
+    rows = {name: dict(error=e, kept=1.0, noise=e) for name, e in zip("abc", (1.0, 2.0, 6.0))}
+    found = study_start.medians_of(rows, {"c"})
+    assert [found[group]["noise"] for group in ("all", "depthwise", "others")] == [2.0, 6.0, 1.5]
+    assert list(study_start.medians_of(rows, set())) == ["all"]
+    model, *_ = layer_and_operands(groups=8)
+    assert study_start.depthwise(model) == {"2"}

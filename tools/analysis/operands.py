@@ -1,0 +1,112 @@
+"""Quantization of one operand at a time, to see which of them a gradient's error comes from.
+
+Values are put on the library's 8-bit grids and computed with in floating point, so that everything
+else stays exact. Gradients have thresholds at the current absolute maximum of each channel: no
+clipping, no memory.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+import daq_mm
+from daq_mm import ops
+from daq_mm.ops import reference
+
+Tensor = torch.Tensor
+
+#: What each part quantizes: of the forward pass (x, w) and of the two backward products (the
+#: gradient in grad-input, in grad-weight). x and w are used quantized wherever they are used.
+PARTS: dict[str, frozenset[str]] = {
+    "x": frozenset({"x"}),
+    "w": frozenset({"w"}),
+    "w_by_channel": frozenset({"w by channel"}),
+    "forward": frozenset({"x", "w"}),
+    "forward_by_channel": frozenset({"x", "w by channel"}),
+    "grad_input": frozenset({"grad-input"}),
+    "grad_weight": frozenset({"grad-weight"}),
+    "all": frozenset({"x", "w", "grad-input", "grad-weight"}),
+}
+
+
+def quantize_part(model: nn.Module, part: str) -> nn.Module:
+    """A copy of the model in which one part of `PARTS` is quantized, in the convolutions that
+    `daq_mm.convert_model` would convert.
+
+    Raises:
+        ValueError: an unknown part, or nothing to convert.
+    """
+    if part not in PARTS:
+        raise ValueError(f"only:{part} is unknown; allowed: {', '.join(PARTS)}")
+    names = [name for name, _ in daq_mm.convert_model(copy.deepcopy(model)).converted]
+    if not names:
+        raise ValueError("the model has no convolution to quantize")
+    model = copy.deepcopy(model)
+    for name in names:
+        layer = model.get_submodule(name)
+        layer.forward = _quantized_forward(layer, PARTS[part])
+    return model
+
+
+def on_grid(values: Tensor) -> Tensor:
+    """An activation on its grid, unsigned where it has no negative value: q_x * step."""
+    q, (step, zero_point) = ops.quantize_x(values, allow_unsigned=True)
+    return (q.float() - zero_point) * step
+
+
+def weight_on_grid(w: Tensor, by_channel: bool = False) -> Tensor:
+    """A weight on the grid of its absolute maximum, or on one for each output channel."""
+    if not by_channel:
+        q, step = ops.quantize_w(w)
+        return q.float() * step
+    return gradient_on_grid(w.transpose(0, 1)).transpose(0, 1)
+
+
+def gradient_on_grid(g: Tensor) -> Tensor:
+    """(N, C, *) on the grid of each channel's absolute maximum, rounded to nearest."""
+    threshold = reference.absolute_maximum(g, (0, *range(2, g.dim())))
+    q = reference.quantize_g(g, threshold, None)
+    step = reference.step_of(threshold, reference.signed_levels(8))
+    return q.float() * step.view(1, -1, *[1] * (g.dim() - 2))
+
+
+class _Convolution(torch.autograd.Function):
+    """A convolution of quantized operands; both backward products get their own gradient."""
+
+    @staticmethod
+    def forward(ctx, x, w, bias, layer, part) -> Tensor:
+        if "x" in part:
+            x = on_grid(x)
+        if "w" in part or "w by channel" in part:
+            w = weight_on_grid(w, by_channel="w by channel" in part)
+        ctx.save_for_backward(x, w)
+        ctx.layer, ctx.part, ctx.has_bias = layer, part, bias is not None
+        return layer._conv_forward(x, w, bias)
+
+    @staticmethod
+    def backward(ctx, g):
+        x, w = ctx.saved_tensors
+        quantized = gradient_on_grid(g)
+        for_x = quantized if "grad-input" in ctx.part else g
+        for_w = quantized if "grad-weight" in ctx.part else g
+        dx = _products(ctx.layer, for_x, x, w, (ctx.needs_input_grad[0], False))[0]
+        dw = _products(ctx.layer, for_w, x, w, (False, True))[1]
+        db = g.sum((0, *range(2, g.dim()))) if ctx.has_bias else None
+        return dx, dw, db, None, None
+
+
+def _products(layer, g: Tensor, x: Tensor, w: Tensor, wanted: tuple[bool, bool]):
+    geometry = (layer.stride, layer.padding, layer.dilation)
+    return torch.ops.aten.convolution_backward(
+        g, x, w, None, *geometry, False, [0] * len(layer.stride), layer.groups, [*wanted, False]
+    )
+
+
+def _quantized_forward(layer: nn.Module, part: frozenset[str]) -> Callable[[Tensor], Tensor]:
+    if isinstance(layer.padding, str) or layer.padding_mode != "zeros":
+        raise ValueError(f"{layer} pads in a way that only: has no backward products for")
+    return lambda x: _Convolution.apply(x, layer.weight, layer.bias, layer, part)
