@@ -35,16 +35,18 @@ class Reduction {
   static constexpr int kParts = kPerRow / kAcross;                   // chunks of a lane in a row
   static constexpr int kRowsAPass = kWarp / kAcross;
   static constexpr int kPasses = 16 / kRowsAPass;
-  static constexpr int kAhead = 2;  // rows of a lane whose operands are on their way together
+  // Rows of a lane that are loaded together: the compiler moves no load before a store, which might
+  // be of the same memory.
+  static constexpr int kAhead = 2;
   static_assert(kPasses % kAhead == 0 && kParts * kAcross == kPerRow);
 
-  // channels: of all groups; columns: of the tile, [ReduceColumn][column].
+  // channels: of all groups.
   DAQ_DEVICE Reduction(const ReduceArguments& arguments, int64_t channels)
       : a_(arguments), channels_(channels), mask_row_((channels + 7) / 8) {}
 
   // 16 rows of `piece`, row_bytes apart, go to `results`; position(row) is where a row lies, or -1.
   // The warp's first column is `column` of the tile and channel `channel`; `used` columns of it
-  // exist. column_values(which) gives a ReduceColumn of the tile.
+  // exist. column_values(which) gives a ReduceColumn of the tile's columns.
   template <typename F, typename G>
   DAQ_DEVICE void store(const Shared<uint8_t>& piece, int row_bytes, const Global<uint8_t>& results,
                         int column, int64_t channel, int64_t used, F position, G column_values) {
