@@ -27,8 +27,8 @@ TILES = ("128x128", "128x64", "64x64", "wgmma 128x64", "wgmma 128x128", "wgmma 1
 _AXES = ("in", "out", "kernel", "stride", "dilation", "padding")
 
 #: The numbers of an entry, in the order of PlanKey::numbers(): sizes as the kernels see them (2D as
-#: 3D of depth 1; padding at the beginning), whether statistics are taken and wgmma may be used (0
-#: or 1), bytes of a result; and what was chosen.
+#: 3D of depth 1; padding at the beginning), whether statistics are taken (of grad-input: whether it
+#: is grad_input_reduce) and wgmma may be used (0 or 1), bytes of a result; and what was chosen.
 KEY_FIELDS = (
     "product", "n", "ci", "co", "groups",
     *(f"{name}_{axis}" for name in _AXES for axis in "dhw"),

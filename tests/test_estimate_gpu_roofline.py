@@ -33,8 +33,11 @@ def test_bytes_of_the_flows():
     glue = 26 * y
     assert moved["bf16 eager"] == 6 * (x + y + w) + glue
     assert moved["int8 layers"] == 9 * x + 9 * y + 6 * w + glue
-    # norm_act_forward writes q, codes and mask; three passes read gradient, codes and mask.
-    assert moved["int8 fused"] == 4 * x + 4 * y + 6 * w + (4 + 1 / 8) * y + (10 + 3 / 8) * y
+    # norm_act_forward writes q, codes and mask; two passes read gradient, codes and mask, and an
+    # epilogue, which has the gradient, the other two.
+    assert moved["int8 fused"] == 4 * x + 4 * y + 6 * w + (4 + 1 / 8) * y + (8 + 3 / 8) * y
+    of_first = sum(launch.bytes for launch in tool.int8_fused(counts, True))
+    assert of_first == 4 * (x + y + w) + (4 + 1 / 8) * y + (10 + 3 / 8) * y
 
 
 def test_writes_both_files(tmp_path, monkeypatch, capsys):

@@ -47,3 +47,7 @@ def fused_bound(dtype, units: int, *, coded: bool) -> float:
 #: Sums of the fused glue, relative to the sum of magnitudes: a product and chains of 8 values and
 #: of 4 such sums in float32 (1 + 7 + 3 roundings of 2**-24), and one more for what float64 adds.
 FLOAT32_CHUNK_SUM = 12 * 2.0**-24
+
+#: The same where tiles of a product take them: a product, chains of 16 values of a lane and of 8
+#: such sums in float32 (1 + 15 + 7 roundings of 2**-24), and one more for what float64 adds.
+FLOAT32_TILE_SUM = 24 * 2.0**-24

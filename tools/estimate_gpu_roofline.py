@@ -145,7 +145,10 @@ def int8_fused(c: Counts, first: bool) -> Iterator[Launch]:
         yield Launch("grad_input", _INT8 * (c.y + c.w) + _BF16 * c.x, c.macs, int8=True)
         yield Launch("grad_weight", _INT8 * (c.y + c.x) + 4 * c.w, c.macs, int8=True)
     yield Launch("norm_act_forward", (_BF16 + _INT8) * c.y + kept)
-    yield Launch("norm_act_reduce", _BF16 * c.y + kept)
+    if first:  # whose output pooling reads
+        yield Launch("norm_act_reduce", _BF16 * c.y + kept)
+    else:  # in the epilogue of the next convolution's grad-input, which has the gradient at hand
+        yield Launch("grad_input_reduce: codes, mask", kept)
     yield Launch("norm_backward_maxima", _BF16 * c.y + kept)
     yield Launch("norm_backward_quantize", (_BF16 + _INT8) * c.y + kept)
 

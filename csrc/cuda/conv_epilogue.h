@@ -4,6 +4,7 @@
 
 #include <type_traits>
 
+#include "cuda/conv_reduce.h"
 #include "cuda/conv_result.h"
 #include "cuda/conv_sizes.h"
 #include "cuda/conv_tile.h"
@@ -29,6 +30,7 @@ struct RowsArguments {
   Results results;
   Global<int32_t> partial;           // [split][position][channel], if splits > 1
   Global<float> statistics;          // [row tile][4][channel], or null
+  ReduceArguments reduce;            // grad-input; without splits, and results that are `aligned`
 };
 
 namespace rows {
@@ -43,9 +45,12 @@ template <bool backward>
 DAQ_DEVICE const int* result_size(const ConvSizes& s) { return backward ? s.in : s.out; }
 
 // The epilogue: sums to stored bits, statistics, and results through shared memory so that rows go
-// to memory in pieces of 16 bytes.
-template <typename tile_t, bool backward>
+// to memory in pieces of 16 bytes. reduces: with ReduceArguments, which has code of its own, so that
+// plain grad-input has its registers for itself.
+template <typename tile_t, bool backward, bool reduces = false>
 class Epilogue {
+  static_assert(backward || !reduces);
+
  public:
   static constexpr int kPieceRow = tile_t::kWarpColumns * 4 + kChunk;  // bytes; off the banks
   static constexpr int kWarps = tile_t::kThreads / kWarp;
@@ -54,7 +59,7 @@ class Epilogue {
       kStatisticsAt + tile_t::kWarpsDown * tile_t::kColumns * 4 * static_cast<int>(sizeof(float));
   static constexpr int kColumnsAt =
       kPositionsAt + tile_t::kRows * static_cast<int>(sizeof(int64_t));
-  static constexpr int kBytes = kColumnsAt + 3 * 4 * tile_t::kColumns;
+  static constexpr int kBytes = kColumnsAt + (reduces ? kReduceColumns : 3) * 4 * tile_t::kColumns;
   static_assert(kBytes <= tile_t::kSharedBytes);
 
   DAQ_DEVICE Epilogue(const RowsArguments& arguments, const ConvMap& map, int64_t first_row,
@@ -67,6 +72,21 @@ class Epilogue {
   static constexpr int kBarriers = 2;  // that run() calls
 
   DAQ_DEVICE void run(tile_t& tile) const {
+    if constexpr (reduces) {
+      run_reduced(tile);
+    } else {
+      run_plain(tile);
+    }
+  }
+
+  // Of a row tile without rows, which a phase with fewer positions than the first one has.
+  static DAQ_DEVICE void store_no_sums(const RowsArguments& a, int64_t first_row,
+                                       int64_t first_lane, int64_t group) {
+    store_row_sums(a, first_row, first_lane, group, [](int, int) { return 0.0f; });
+  }
+
+ private:
+  DAQ_DEVICE void run_plain(tile_t& tile) const {
     find_positions();
     if (!raw_) find_columns();
     barrier();
@@ -80,7 +100,28 @@ class Epilogue {
     }
   }
 
- private:
+  DAQ_DEVICE void run_reduced(tile_t& tile) const {
+    find_positions();
+    find_columns();
+    find_reduce_columns();
+    barrier();
+    with_type(a_.results.type, [&](auto type) {
+      if constexpr (type.value != ResultType::kInt32) {
+        finish_as<type.value, false>(tile);
+        store_reduced<type.value>(tile);
+      }
+    });
+    barrier();
+    const Shared<float> shared(kStatisticsAt, tile_t::kWarpsDown * 2 * tile_t::kColumns);
+    store_row_sums(a_, first_row_, first_lane_, group_, [&](int which, int column) {
+      float total = shared.load(which * tile_t::kColumns + column);
+      for (int down = 1; down < tile_t::kWarpsDown; ++down) {
+        total = add(total, shared.load((down * 2 + which) * tile_t::kColumns + column));
+      }
+      return total;
+    });
+  }
+
   // Where row r's results lie, counted in positions of the result; -1 for none.
   DAQ_DEVICE void find_positions() const {
     const Shared<int64_t> positions(kPositionsAt, tile_t::kRows);
@@ -117,6 +158,20 @@ class Epilogue {
       if (!offset) continue;
       columns_at(1).store(column, zero_point * static_cast<uint32_t>(a_.sums.load(channel)));
       if (!a_.bias.is_null()) columns_at(2).store(column, bits_of(a_.bias.load(channel)));
+    }
+  }
+
+  DAQ_DEVICE void find_reduce_columns() const {
+    const ReduceArguments& r = a_.reduce;
+    if (r.mean.is_null()) return;
+    for (int column = thread_index(); column < tile_t::kColumns; column += tile_t::kThreads) {
+      if (first_lane_ + column >= a_.lanes) continue;
+      const int64_t channel = group_ * a_.lanes + first_lane_ + column;
+      columns_at(kMean).store(column, bits_of(r.mean.load(channel)));
+      columns_at(kInvstd).store(column, bits_of(r.invstd.load(channel)));
+      if (r.grid.is_null()) continue;
+      columns_at(kLow).store(column, bits_of(r.grid.load(channel)));
+      columns_at(kGridStep).store(column, bits_of(r.grid.load(channels_ + channel)));
     }
   }
 
@@ -206,9 +261,50 @@ class Epilogue {
     }
   }
 
+  // of(which, column): the two sums of a column over the row tile's rows.
+  template <typename F>
+  static DAQ_DEVICE void store_row_sums(const RowsArguments& a, int64_t first_row,
+                                        int64_t first_lane, int64_t group, F of) {
+    const int64_t channels = int64_t{1} * a.lanes * a.sizes.groups;
+    const int64_t row_tile = block_y() * a.reduce.row_tiles + first_row / tile_t::kRows;
+    for (int column = thread_index(); column < tile_t::kColumns; column += tile_t::kThreads) {
+      if (first_lane + column >= a.lanes) continue;
+      const int64_t at = row_tile * 2 * channels + group * a.lanes + first_lane + column;
+      a.reduce.sums.store(at, of(0, column));
+      a.reduce.sums.store(at + channels, of(1, column));
+    }
+  }
+
+  template <ResultType type>
+  DAQ_DEVICE void store_reduced(const tile_t& tile) const {
+    const Shared<int64_t> positions(kPositionsAt, tile_t::kRows);
+    const int64_t lane = first_lane_ + tile_t::warp_column();
+    using reduction_t = Reduction<type, tile_t::kWarpColumns>;
+    reduction_t reduction(a_.reduce, channels_);
+    by_pieces<reduction_t::kSize>(tile, [&](const Shared<uint8_t>& piece, int first) {
+      reduction.store(
+          piece, kPieceRow, a_.results.bytes, tile_t::warp_column(), group_ * a_.lanes + lane,
+          a_.lanes - lane, [&](int row) { return positions.load(first + row); },
+          [](int which) { return columns_at(which); });
+    });
+    const Shared<float> shared(kStatisticsAt, tile_t::kWarpsDown * 2 * tile_t::kColumns);
+    const int down = warp_index() / tile_t::kWarpsAcross;
+    reduction.finish([&](int which, int column, const Bytes16& four) {
+      shared.store_as((down * 2 + which) * tile_t::kColumns + tile_t::warp_column() + column, four);
+    });
+  }
+
   // size: bytes of a result.
   template <int size>
   DAQ_DEVICE void store(const tile_t& tile) const {
+    by_pieces<size>(tile, [&](const Shared<uint8_t>& piece, int first) {
+      store_piece<size>(piece, first);
+    });
+  }
+
+  // Puts the warp's rows into shared memory, 16 after the other, and calls use(them, the first).
+  template <int size, typename F>
+  DAQ_DEVICE void by_pieces(const tile_t& tile, F use) const {
     const Shared<uint8_t> piece(warp_index() * 16 * kPieceRow, 16 * kPieceRow);
     const int group_row = lane_index() / 4, member = lane_index() % 4;
 #pragma unroll
@@ -229,7 +325,7 @@ class Epilogue {
         }
       }
       warp_barrier();
-      store_piece<size>(piece, tile_t::warp_row() + i * 16);
+      use(piece, tile_t::warp_row() + i * 16);
       warp_barrier();
     }
   }

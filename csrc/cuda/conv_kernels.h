@@ -4,6 +4,8 @@
 //
 //   forward      y  = float(sum of (q_x - zero point) * q_w) * (x step * w step) [+ bias]
 //   grad-input   dx = float(sum of q_g * q_w) * step
+//                and, if wanted: gz = mask ? dx [+ g2, rounded] : 0; sums of gz and of
+//                gz * (y_hat - mean) * invstd
 //   grad-weight  dw = float(sum of (q_x - zero point) * q_g) * (x step * g step of the row)
 //
 // Activations, gradients and results of the first two are channels-last; q_w (Co, Ci / groups,
@@ -63,17 +65,24 @@ inline int64_t packed_bytes(const ConvSizes& s, bool backward, int span) {
 }
 
 // Statistics of results are taken in two stages: float32 by 128 rows (or a tile's), then float64
-// by chunks of those, then all. Bytes of both stages' scratch memory for `rows` of the first.
+// by chunks of those, then all. Bytes of both stages' scratch memory for `rows` of the first and
+// so many values a channel.
 constexpr int64_t kStatisticsRows = 128;
 inline int64_t statistics_chunks(int64_t rows) {
   const int64_t wanted = ceil_div(rows, int64_t{8});
   return wanted < 64 ? wanted : 64;
 }
-inline int64_t partial_statistics_bytes(int64_t rows, int64_t channels) {
-  return ceil_div(rows * channels * 16, int64_t{256}) * 256;
+inline int64_t partial_statistics_bytes(int64_t rows, int64_t channels, int values = 4) {
+  return ceil_div(rows * channels * 4 * values, int64_t{256}) * 256;
 }
-inline int64_t statistics_bytes(int64_t rows, int64_t channels) {
-  return partial_statistics_bytes(rows, channels) + statistics_chunks(rows) * channels * 32;
+inline int64_t statistics_bytes(int64_t rows, int64_t channels, int values = 4) {
+  return partial_statistics_bytes(rows, channels, values) +
+         statistics_chunks(rows) * channels * 8 * values;
+}
+// Row tiles of all phases of grad-input: each has so many as the first one, which has the most.
+inline int64_t grad_input_row_tiles(const ConvSizes& s, TileShape tile) {
+  return phases(s, true) *
+         ceil_div(s.n * conv_map(s, true, 0).positions(), int64_t{tile_rows(tile)});
 }
 
 // How a product is run: chosen by plan_*() from the sizes and the device.
@@ -103,7 +112,7 @@ struct PlanChoice {
 // one that cannot compute the sizes raises std::invalid_argument.
 ConvPlan plan_forward(const ConvSizes& sizes, int processors, bool wgmma, bool statistics,
                       const PlanChoice* choice = nullptr);
-ConvPlan plan_grad_input(const ConvSizes& sizes, int processors, bool wgmma,
+ConvPlan plan_grad_input(const ConvSizes& sizes, int processors, bool wgmma, bool reduce,
                          const PlanChoice* choice = nullptr);
 ConvPlan plan_grad_weight(const ConvSizes& sizes, int processors,
                           const PlanChoice* choice = nullptr);
@@ -121,6 +130,8 @@ struct ForwardArguments {
 void forward(const ForwardArguments& arguments, const ConvSizes& sizes, const ConvPlan& plan,
              void* workspace, Stream stream);
 
+struct NormActReduce;  // glue.h
+
 struct GradInputArguments {
   const int8_t* q_g;
   const int8_t* q_w;
@@ -128,6 +139,9 @@ struct GradInputArguments {
   bool step_by_channel;
   void* dx;
   ResultType type;
+  // Makes dx gz and takes its sums, as norm_act_reduce does of g = gz = dx; null: leaves dx as it
+  // is. Not for int32.
+  const NormActReduce* reduce = nullptr;
 };
 void grad_input(const GradInputArguments& arguments, const ConvSizes& sizes, const ConvPlan& plan,
                 void* workspace, Stream stream);

@@ -8,6 +8,7 @@
 
 #include "cuda/conv_kernels.h"
 #include "cuda/conv_wgmma.h"
+#include "cuda/glue.h"
 
 namespace daq_mm::cuda {
 namespace {
@@ -154,7 +155,17 @@ ConvPlan plan_rows(const ConvSizes& s, bool backward, int processors, bool wgmma
     statistics_rows =
         std::max(statistics_rows, ceil_div(positions, int64_t{tile_rows(plan.tile)}));
   }
-  if (statistics) plan.statistics_at = place(plan, statistics_bytes(statistics_rows, channels));
+  if (!statistics) return plan;
+  int64_t bytes = statistics_bytes(statistics_rows, channels);
+  if (backward) {
+    // Of the tiles, or of norm_act_reduce, which follows where tiles cannot reduce.
+    bytes = norm_act_reduce_workspace({positions, channels});
+    if (!plan.depthwise) {
+      const int64_t rows = grad_input_row_tiles(s, plan.tile);
+      bytes = std::max(bytes, statistics_bytes(rows, channels, 2));
+    }
+  }
+  plan.statistics_at = place(plan, bytes);
   return plan;
 }
 
@@ -165,9 +176,14 @@ ConvPlan plan_forward(const ConvSizes& s, int processors, bool wgmma, bool stati
   return plan_rows(s, false, processors, wgmma, statistics, choice);
 }
 
-ConvPlan plan_grad_input(const ConvSizes& s, int processors, bool wgmma,
+// Splits keep the tiles from reducing: their sums are finished by a pass, and norm_act_reduce follows
+// by another one. To the 8 bytes a result and split that int32 partial sums are written and read
+// with, 16 at least, that adds 4 (bfloat16: dx is written and read once more), a quarter at most. A
+// rule that takes splits only where blocks would leave half of the processors idle is not so fine;
+// so the splits are those of plain grad-input, and the autotuner measures both ways.
+ConvPlan plan_grad_input(const ConvSizes& s, int processors, bool wgmma, bool reduce,
                          const PlanChoice* choice) {
-  return plan_rows(s, true, processors, wgmma, false, choice);
+  return plan_rows(s, true, processors, wgmma, reduce, choice);
 }
 
 ConvPlan plan_grad_weight(const ConvSizes& s, int processors, const PlanChoice* choice) {

@@ -22,6 +22,15 @@ DAQ_DEVICE uint32_t source_zero_point(const Global<const float>& qparams) {
   return is_zero_point(value) ? static_cast<uint32_t>(value) : 0u;
 }
 
+// A float's bits as a result of a float type, rounded to it.
+template <ResultType type>
+DAQ_DEVICE uint32_t float_bits_as(float value) {
+  static_assert(type != ResultType::kInt32);
+  if constexpr (type == ResultType::kBFloat16) return bfloat16_from_float(value);
+  if constexpr (type == ResultType::kFloat16) return half_from_float(value);
+  return bits_of(value);
+}
+
 // float(sum) * scale [+ bias], each rounded by itself, then to the result's type; int32 keeps the
 // sum modulo 2**32. sum_t: int32_t or int64_t.
 template <ResultType type, typename sum_t>
@@ -31,9 +40,7 @@ DAQ_DEVICE uint32_t result_bits_as(sum_t sum, float scale, bool has_bias, float 
   } else {
     float value = multiply(static_cast<float>(sum), scale);
     if (has_bias) value = add(value, bias);
-    if constexpr (type == ResultType::kBFloat16) return bfloat16_from_float(value);
-    if constexpr (type == ResultType::kFloat16) return half_from_float(value);
-    return bits_of(value);
+    return float_bits_as<type>(value);
   }
 }
 

@@ -209,17 +209,21 @@ DAQ_DEVICE void multiply_stage(tile_t& tile, int stage) {
 
 // Grid: x row tiles x column tiles (columns fastest: neighbours share source rows), y phases,
 // z groups x splits.
-template <typename source_t, typename tile_t, bool whole_chunks>
+template <typename source_t, typename tile_t, bool whole_chunks, bool reduces>
 DAQ_KERNEL(tile_t::kThreads, tile_t::kResident)
 void rows_kernel(RowsArguments a) {
+  constexpr bool kBackward = kBackwardOf<source_t>;
+  using epilogue_t = Epilogue<tile_t, kBackward, reduces>;
   const int64_t column_tiles = ceil_div(a.lanes, tile_t::kColumns);
   const int64_t first_row = block_x() / column_tiles * tile_t::kRows;
   const int64_t first_lane = block_x() % column_tiles * tile_t::kColumns;
   const int group = static_cast<int>(block_z() % a.sizes.groups);
   const int split = static_cast<int>(block_z() / a.sizes.groups);
-  constexpr bool kBackward = kBackwardOf<source_t>;
   const ConvMap map = conv_map(a.sizes, kBackward, block_y());
-  if (first_row >= a.sizes.n * map.positions()) return;  // a phase with fewer positions
+  if (first_row >= a.sizes.n * map.positions()) {  // a phase with fewer positions
+    if constexpr (reduces) epilogue_t::store_no_sums(a, first_row, first_lane, group);
+    return;
+  }
 
   const int steps = ceil_div(static_cast<int>(map.taps()) * a.depth, kStep);
   const int begin = split * a.split_steps < steps ? split * a.split_steps : steps;
@@ -235,7 +239,20 @@ void rows_kernel(RowsArguments a) {
         weights.load(Shared<uint8_t>(stage + tile_t::kRowBytes, tile_t::kColumns * kStep));
       },
       [&](int stage) { multiply_stage<source_t>(tile, stage); });
-  Epilogue<tile_t, kBackward>(a, map, first_row, first_lane, group, split).run(tile);
+  epilogue_t(a, map, first_row, first_lane, group, split).run(tile);
+}
+
+template <typename source_t, typename tile_t, bool whole_chunks>
+void launch_kernel(const RowsArguments& a, const Grid& grid, Stream stream) {
+  if constexpr (kBackwardOf<source_t>) {
+    if (!a.reduce.sums.is_null()) {
+      launch(rows_kernel<source_t, tile_t, whole_chunks, true>, grid, tile_t::kThreads,
+             tile_t::kSharedBytes, stream, a);
+      return;
+    }
+  }
+  launch(rows_kernel<source_t, tile_t, whole_chunks, false>, grid, tile_t::kThreads,
+         tile_t::kSharedBytes, stream, a);
 }
 
 template <typename source_t, typename tile_t>
@@ -247,11 +264,9 @@ void launch_tile(const RowsArguments& a, bool whole_chunks, Stream stream) {
                       ceil_div(a.lanes, tile_t::kColumns),
                   phases(a.sizes, kBackward), a.sizes.groups * a.splits};
   if (whole_chunks) {
-    launch(rows_kernel<source_t, tile_t, true>, grid, tile_t::kThreads, tile_t::kSharedBytes,
-           stream, a);
+    launch_kernel<source_t, tile_t, true>(a, grid, stream);
   } else {
-    launch(rows_kernel<source_t, tile_t, false>, grid, tile_t::kThreads, tile_t::kSharedBytes,
-           stream, a);
+    launch_kernel<source_t, tile_t, false>(a, grid, stream);
   }
 }
 

@@ -66,7 +66,14 @@ void launch_tile(const WgmmaArguments& a, Stream stream) {
   const int64_t rows = r.sizes.n * conv_map(r.sizes, kBackward, 0).positions();
   const Grid grid{ceil_div(rows, int64_t{tile_t::kRows}) * ceil_div(r.lanes, tile_t::kColumns),
                   phases(r.sizes, kBackward), r.sizes.groups * r.splits};
-  launch(rows::rows_wgmma_kernel<source_t, tile_t>, grid, tile_t::kAllThreads,
+  if constexpr (kBackward) {
+    if (!r.reduce.sums.is_null()) {
+      launch(rows::rows_wgmma_kernel<source_t, tile_t, true>, grid, tile_t::kAllThreads,
+             tile_t::kLaunchBytes, stream, a);
+      return;
+    }
+  }
+  launch(rows::rows_wgmma_kernel<source_t, tile_t, false>, grid, tile_t::kAllThreads,
          tile_t::kLaunchBytes, stream, a);
 }
 
@@ -92,7 +99,7 @@ void launch_shape(const WgmmaArguments& a, TileShape shape, int span, Stream str
 bool has_wgmma_code() {
   using tile_t = rows::WgmmaTile<64, 128>;
   static const bool found =
-      has_code_for(rows::rows_wgmma_kernel<uint8_t, tile_t>, tile_t::kAllThreads);
+      has_code_for(rows::rows_wgmma_kernel<uint8_t, tile_t, false>, tile_t::kAllThreads);
   return found;
 }
 

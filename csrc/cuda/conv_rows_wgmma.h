@@ -180,17 +180,20 @@ DAQ_DEVICE void add_padding(tile_t& tile, const WgmmaArguments& a, const ConvMap
   }
 }
 
-template <typename source_t, typename tile_t>
+template <typename source_t, typename tile_t, bool reduces>
 DAQ_DEVICE void run_wgmma_block(const WgmmaArguments& a) {
   constexpr bool kBackward = kBackwardOf<source_t>;
-  using epilogue_t = Epilogue<tile_t, kBackward>;
+  using epilogue_t = Epilogue<tile_t, kBackward, reduces>;
   const int64_t column_tiles = ceil_div(a.rows.lanes, tile_t::kColumns);
   const int64_t first_row = block_x() / column_tiles * tile_t::kRows;
   const int64_t first_lane = block_x() % column_tiles * tile_t::kColumns;
   const int group = static_cast<int>(block_z() % a.rows.sizes.groups);
   const int split = static_cast<int>(block_z() / a.rows.sizes.groups);
   const ConvMap map = conv_map(a.rows.sizes, kBackward, block_y());
-  if (first_row >= a.rows.sizes.n * map.positions()) return;  // a phase with fewer positions
+  if (first_row >= a.rows.sizes.n * map.positions()) {  // a phase with fewer positions
+    if constexpr (reduces) epilogue_t::store_no_sums(a.rows, first_row, first_lane, group);
+    return;
+  }
 
   const int steps = static_cast<int>(map.taps()) * a.spans;
   const int begin = split * a.rows.split_steps < steps ? split * a.rows.split_steps : steps;
@@ -221,10 +224,10 @@ DAQ_DEVICE void run_wgmma_block(const WgmmaArguments& a) {
 }
 
 // Grid: as rows_kernel's.
-template <typename source_t, typename tile_t>
+template <typename source_t, typename tile_t, bool reduces>
 DAQ_KERNEL(kWarpgroups ? tile_t::kAllThreads : kWarp, tile_t::kResident)
 void rows_wgmma_kernel(DAQ_GRID_CONSTANT const WgmmaArguments a) {
-  if constexpr (kWarpgroups) run_wgmma_block<source_t, tile_t>(a);
+  if constexpr (kWarpgroups) run_wgmma_block<source_t, tile_t, reduces>(a);
 }
 
 }  // namespace rows

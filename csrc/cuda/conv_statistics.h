@@ -11,6 +11,9 @@ namespace daq_mm::cuda {
 void reduce_statistics(void* scratch, int64_t rows, int64_t channels, double* statistics,
                        Stream stream);
 
+// The same of [row][2][channels], both of them sums.
+void reduce_two_sums(void* scratch, int64_t rows, int64_t channels, double* sums, Stream stream);
+
 // The same from stored results of `positions` x `channels`, by a pass over them.
 void pass_statistics(const Results& results, int64_t positions, int64_t channels, void* scratch,
                      double* statistics, Stream stream);

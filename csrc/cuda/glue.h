@@ -86,7 +86,7 @@ struct NormActReduce {
   const float* grid;     // (2, channels)
   const float* mean;     // (channels), or null
   const float* invstd;
-  void* gz;              // or null
+  void* gz;              // or null; may be g
   double* sums;          // (2, channels)
 };
 int64_t norm_act_reduce_workspace(const GlueSize& size);

@@ -21,7 +21,7 @@ enum class Product : int { kForward, kGradInput, kGradWeight };
 struct PlanKey {
   Product product = Product::kForward;
   ConvSizes sizes;
-  bool statistics = false;  // forward: taken of the results
+  bool statistics = false;  // taken of the results; grad-input: masked, and two sums of them
   bool wgmma = false;       // whether its tiles may be chosen
   int result_bytes = 4;     // of one result
 

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <optional>
+#include <tuple>
 
 #include <ATen/core/Tensor.h>
 #include <c10/core/MemoryFormat.h>
@@ -42,7 +43,7 @@ at::Tensor quantize_g_cuda(const at::Tensor& g, const at::Tensor& threshold,
 // float32 (C,): sum of each channel of g.
 at::Tensor channel_sums_cuda(const at::Tensor& g);
 
-// ---- forward.cpp, grad_input.cpp, grad_weight.cpp ----
+// ---- forward.cpp, grad_input.cpp ----
 
 // Y = float(sum of (q_x - zero point) * q_w) * (x step * w step) + bias, in out_dtype (float32,
 // bfloat16, float16; int32 for the bare sums), in `format`: channels-last of the rank, or contiguous
@@ -62,6 +63,31 @@ at::Tensor forward_cuda(const at::Tensor& q_x, const at::Tensor& x_qparams, cons
 at::Tensor grad_input_cuda(const at::Tensor& q_g, const at::Tensor& q_w, const at::Tensor& step,
                            const ConvGeometry& geometry, at::ScalarType out_dtype,
                            at::MemoryFormat format, const PlanChoice* choice = nullptr);
+
+// The same into a channels-last dx that is not empty; and, if `reduce` is not null, what
+// norm_act_reduce does with it, in place (GradInputArguments).
+void grad_input_into(const at::Tensor& dx, const at::Tensor& q_g, const at::Tensor& q_w,
+                     const at::Tensor& step, const ConvGeometry& geometry,
+                     const NormActReduce* reduce, const PlanChoice* choice = nullptr);
+
+// The op's operands checked; their geometry.
+ConvGeometry checked_grad_input(const at::Tensor& q_g, const at::Tensor& q_w,
+                                const at::Tensor& step, at::IntArrayRef x_size,
+                                at::IntArrayRef stride, at::IntArrayRef padding,
+                                at::IntArrayRef dilation, int64_t groups);
+
+// ---- grad_input_reduce.cpp ----
+
+// gz, channels-last in out_dtype, and the two sums, float64 (2, Ci): see daq_mm/ops/glue.py. The
+// operands of grad-input as above; the others are checked. Holds no DeviceGuard of its own.
+std::tuple<at::Tensor, at::Tensor> grad_input_reduce_cuda(
+    const at::Tensor& q_g, const at::Tensor& q_w, const at::Tensor& step,
+    const ConvGeometry& geometry, at::ScalarType out_dtype, const std::optional<at::Tensor>& g2,
+    const std::optional<at::Tensor>& mask, const std::optional<at::Tensor>& y,
+    const std::optional<at::Tensor>& grid, const std::optional<at::Tensor>& mean,
+    const std::optional<at::Tensor>& invstd, const PlanChoice* choice = nullptr);
+
+// ---- grad_weight.cpp ----
 
 // dW = float(sum of (q_x - zero point) * q_g) * (x_step * g_step of the row), in out_dtype and
 // `format`: channels-last of the rank or contiguous. q_x uint8 channels-last, q_g int8

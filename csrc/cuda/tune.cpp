@@ -104,7 +104,7 @@ ConvPlan plan_of(const PlanKey& key, int processors, const PlanChoice* choice) {
     case Product::kForward:
       return plan_forward(key.sizes, processors, key.wgmma, key.statistics, choice);
     case Product::kGradInput:
-      return plan_grad_input(key.sizes, processors, key.wgmma, choice);
+      return plan_grad_input(key.sizes, processors, key.wgmma, key.statistics, choice);
     default:
       return plan_grad_weight(key.sizes, processors, choice);
   }

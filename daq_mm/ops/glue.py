@@ -385,9 +385,11 @@ def grad_input_reduce(
 ) -> tuple[Tensor, Tensor]:
     """`norm_act_reduce` (with want_gz) of what `grad_input` returns, without reading it again.
 
-    The CPU has a kernel that masks and sums each block of grad-input while it is in the caches.
-    Any other backend (CUDA) runs `grad_input` and then `norm_act_reduce`; results are the same but
-    for the order of the sums.
+    The CPU's kernel masks and sums each block of grad-input while it is in the caches, CUDA's each
+    tile while it is in registers. Where they cannot (the CPU with a stride; CUDA with splits of the
+    contraction, depthwise, or a group's channels that are no multiple of 16 bytes) they run
+    `norm_act_reduce` after it; any other backend runs the two ops. Results are the same but for the
+    order of the sums.
 
     Args:
         q_g, q_w, step, x_size, stride, padding, dilation, groups: as for `grad_input`.

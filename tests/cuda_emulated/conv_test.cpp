@@ -13,6 +13,8 @@
 namespace daq_mm::cuda {
 namespace {
 
+using MaybeTensor = std::optional<at::Tensor>;
+
 PlanChoice choice_of(int64_t tile, int64_t splits) {
   return {static_cast<TileShape>(tile), splits};
 }
@@ -43,6 +45,18 @@ at::Tensor grad_input_with(const at::Tensor& q_g, const at::Tensor& q_w, const a
   return grad_input_cuda(q_g, q_w, step, g, out_dtype, channels_last_format(g.rank), &choice);
 }
 
+std::tuple<at::Tensor, at::Tensor> grad_input_reduce_with(
+    const at::Tensor& q_g, const at::Tensor& q_w, const at::Tensor& step, at::IntArrayRef x_size,
+    at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups,
+    at::ScalarType out_dtype, const MaybeTensor& g2, const MaybeTensor& mask, const MaybeTensor& y,
+    const MaybeTensor& grid, const MaybeTensor& mean, const MaybeTensor& invstd, int64_t tile,
+    int64_t splits) {
+  const auto g = ConvGeometry::make(x_size, q_w.sizes(), stride, padding, dilation, groups);
+  const PlanChoice choice = choice_of(tile, splits);
+  return grad_input_reduce_cuda(q_g, q_w, step, g, out_dtype, g2, mask, y, grid, mean, invstd,
+                                &choice);
+}
+
 at::Tensor grad_weight_with(const at::Tensor& q_x, const at::Tensor& x_qparams,
                             const at::Tensor& q_g, const at::Tensor& g_step,
                             at::IntArrayRef kernel_size, at::IntArrayRef stride,
@@ -65,7 +79,7 @@ std::vector<int64_t> planned(bool backward, at::IntArrayRef x_size, at::IntArray
   const ConvSizes s =
       conv_sizes(ConvGeometry::make(x_size, w_size, stride, padding, dilation, groups));
   const bool wgmma = may_use_wgmma(nullptr);
-  const ConvPlan plan = backward ? plan_grad_input(s, multiprocessors(), wgmma)
+  const ConvPlan plan = backward ? plan_grad_input(s, multiprocessors(), wgmma, false)
                                  : plan_forward(s, multiprocessors(), wgmma, false);
   return {static_cast<int64_t>(plan.tile), plan.splits};
 }
@@ -108,6 +122,12 @@ TORCH_LIBRARY_FRAGMENT(daq_mm_emulated, m) {
       "int[] padding, int[] dilation, int groups, ScalarType out_dtype, int tile, int splits) "
       "-> Tensor",
       &grad_input_with);
+  m.def(
+      "grad_input_reduce_with(Tensor q_g, Tensor q_w, Tensor step, int[] x_size, int[] stride, "
+      "int[] padding, int[] dilation, int groups, ScalarType out_dtype, Tensor? g2, Tensor? mask, "
+      "Tensor? y, Tensor? grid, Tensor? mean, Tensor? invstd, int tile, int splits) "
+      "-> (Tensor, Tensor)",
+      &grad_input_reduce_with);
   m.def(
       "planned(bool backward, int[] x_size, int[] w_size, int[] stride, int[] padding, "
       "int[] dilation, int groups) -> int[]",
