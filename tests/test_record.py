@@ -86,3 +86,11 @@ def test_a_validation_that_was_recorded_is_not_repeated(tmp_path):
 def test_a_metric_that_is_no_share_is_refused(tmp_path):
     with pytest.raises(ValueError, match="'accuracy/top1' between 0 and 1"):
         train(tmp_path, Accuracy(factor=100.0))
+
+
+def test_the_commit_is_that_of_the_start(tmp_path, monkeypatch):
+    """A checkout that moves on while a run trains says nothing of the code that the run loaded."""
+    shas = iter(["1" * 40])
+    monkeypatch.setattr("common.record.commit", lambda: {"sha": next(shas), "dirty": False})
+    record = train(tmp_path, Accuracy(), epochs=2)
+    assert record["commit"] == {"sha": "1" * 40, "dirty": False}

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from mmengine.hooks import Hook
 
-from .provenance import provenance, write_json
+from .provenance import commit, provenance, write_json
 
 
 class RecordHook(Hook):
@@ -45,6 +45,8 @@ class RecordHook(Hook):
         self.seconds: list[float] = []
         self.losses: list[float] = []
         self.spent_before = 0.0
+        # the code that runs is the one that was there when it started
+        self.commit = commit()
 
     def after_load_checkpoint(self, runner, checkpoint) -> None:
         """Go on from the state of the run that is resumed; weights alone bring no state."""
@@ -128,6 +130,7 @@ class RecordHook(Hook):
             },
             "backend": dict(runner.message_hub.runtime_info).get("daq_backend", "torch"),
             **provenance(),
+            "commit": self.commit,
         }
         write_json(self.path, record)
 
