@@ -202,6 +202,22 @@ def test_matrix_of_networks_by_methods(tmp_path):
     assert text.isascii() and r"$\uparrow$" in text and r"$\approx$" in text
 
 
+def test_methods_have_a_mean_over_networks(tmp_path):
+    gains = {"a": (0.01, 0.02, 0.03), "b": (-0.01, 0.0, 0.01), "c": (0.03, 0.04, 0.05)}
+    runs = [record("fp32", seed, 0.5, network=n) for n in (*gains, "partly") for seed in range(3)]
+    for network, found in gains.items():
+        runs += [record("daq", s, 0.5 + gain, network=network) for s, gain in enumerate(found)]
+    runs += [record("paper", s, 0.5, network="a") for s in range(3)]
+    runs += [record("daq", seed, 0.9, network="partly") for seed in (3, 4, 5)]  # no pair
+    _, table = table_of(write(tmp_path / "r", *runs))
+    last = matrices.methods(table)[0][-1]
+    # of 2, 0 and 4 points: 2 +- 4.303 * 2 / sqrt(3); one network alone has no mean
+    assert last == {
+        **dict(task="all", network="mean over networks", fp32="", paper=""),
+        "daq": "+2.00 [-2.97, +6.97] (3)",
+    }
+
+
 def test_ablation_is_paired_with_global_and_pooled_over_networks(tmp_path):
     gains = {"a": (0.01, 0.02, 0.03), "b": (-0.01, 0.0, 0.04)}
     runs = []
@@ -251,9 +267,8 @@ def large(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
         every = read_suite(BENCHMARK)
-    runs = [
-        run for run in every if (Path(run.config).stem, run.recipe) != ("c3d_digits_fp32", "daq")
-    ]
+    left_out = ("c3d_digits_fp32", "daq", "")
+    runs = [run for run in every if (Path(run.config).stem, run.recipe, run.label) != left_out]
     made_up = []
     for run in runs:
         value = 0.6 + 0.02 * rng.standard_normal()
@@ -321,5 +336,7 @@ def test_filters_reach_the_further_tables(large, tmp_path):
     assert len(visible(dom, "methods")) == 7
     assert {(c[0], c[2]) for c in visible(dom, "ablation")} == {("video", "gvq")}
     dom = browse(html, tmp_path, state="sort=methods:2:descending")
-    values = [float(cells[2].split()[0]) for cells in visible(dom, "methods")]
+    *networks, over_networks = visible(dom, "methods")
+    values = [float(cells[2].split()[0]) for cells in networks]
     assert values == sorted(values, reverse=True) and len(values) == 21
+    assert over_networks == ["all", "mean over networks", ""]

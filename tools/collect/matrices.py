@@ -29,7 +29,8 @@ def methods(table: pd.DataFrame) -> tuple[Rows, list[str]]:
     """A row a network, a column a method: FP32's value, then differences to it, in points.
 
     Of the cells of `summarize`, those with changed settings left out. A cell that the suite asks
-    for and that has no run says so.
+    for and that has no run says so. The row 'all' has the mean over the networks whose seeds are
+    all there, each network's mean counting once; its interval is Student's over the networks.
     """
     plain = table[table.label == ""]
     names = plain.drop_duplicates("recipe").set_index("recipe").method
@@ -39,11 +40,16 @@ def methods(table: pd.DataFrame) -> tuple[Rows, list[str]]:
         cells = {row["recipe"]: row for row in group.to_dict("records")}
         row = {"task": task, "network": network}
         rows.append({**row, **{names[r]: _matrix_cell(cells.get(r)) for r in recipes}})
+    whole = plain[(plain.missing == 0) & (plain.pairs == plain.n)]
+    over = {names[r]: _cell_over_networks(whole[whole.recipe == r].difference) for r in recipes}
+    if any(over.values()):
+        rows.append({"task": "all", "network": "mean over networks", **over})
     notes = [
         "FP32: mean ± standard deviation over seeds, in points. Others: mean difference to FP32 of "
         f"the same seeds ± its standard deviation. ≈ equivalent within {MARGIN} points, ↑ better, "
         "↓ worse, no mark: not shown. In parentheses: finished seeds of those asked for, where "
-        "some are missing; an empty cell was not asked for."
+        "some are missing; an empty cell was not asked for. `all`: over the networks with all "
+        "their seeds (their number), each one's mean counting once, with the 95% interval."
     ]
     return rows, notes
 
@@ -60,6 +66,16 @@ def _matrix_cell(row: dict | None) -> str:
         return f"{spread(row['mean'], row['std'])}, no FP32{count}"
     mark = MARKS.get(row["verdict"], "")
     return f"{spread(row['difference'], row['difference_std'], '+')} {mark}".strip() + count
+
+
+def _cell_over_networks(differences: pd.Series) -> str:
+    """Mean of networks' mean differences, in points, its interval, their number; empty below 2."""
+    if len(differences) < 2:
+        return ""
+    found = compare(list(differences))
+    interval = f"[{found.low:+.2f}, {found.high:+.2f}]"
+    words = (f"{found.mean:+.2f}", interval, MARKS.get(found.verdict, ""), f"({len(differences)})")
+    return " ".join(filter(None, words))
 
 
 def ablation(frame: pd.DataFrame, published: Published) -> tuple[Rows, list[str]]:
