@@ -9,8 +9,8 @@
 * mmaction2 1.2.0 as published on the package registry lacks its own package
   `mmaction.models.localizers.drn`, so `import mmaction.models` fails. A stub is found in its place,
   only when no real one is; its class `DRN` raises NotImplementedError when built.
-* mmdet 3.2.0 to 3.3.0 read `loss_cls` of every dense head when it predicts, which `SSDHead` does
-  not have: an SSD trains and then fails at its first validation
+* mmdet reads since 3.2.0 `loss_cls` of every dense head when it predicts, which `SSDHead`
+  does not have: an SSD trains and then fails at its first validation
   (https://github.com/open-mmlab/mmdetection/issues/11063). A head without one gets None, which
   stands for no loss with special channels.
 """

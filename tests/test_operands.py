@@ -98,7 +98,7 @@ def test_bad_input_is_told():
     with pytest.raises(ValueError, match="pads in a way"):
         operands.quantize_part(reflected, "x")
     with pytest.raises(UsageError, match="only:weights is unknown"):
-        study_start.copied_by("only", "only:weights", {}, model)
+        study_start.copied_by("only:weights", model)
 
 
 def test_depthwise_layers_have_medians_of_their_own():

@@ -191,8 +191,8 @@ def gradients(args: argparse.Namespace) -> dict:
     batches = [next(loader) for _ in range(args.batches + 2)]
     found = {}
     for text in ["fp32", *(r for r in args.recipes if r not in ("fp32", CONTROL))]:
-        recipe, settings = split_recipe(text)
-        model = copied_by(recipe, text, settings, runner.model).train()
+        model = copied_by(text, runner.model).train()
+        recipe = split_recipe(text)[0]
         steps = [weight_gradients(model, b, recipe, i) for i, b in enumerate(batches)]
         found[text] = steps[2:]  # thresholds have settled after two
     exact = found.pop("fp32")
@@ -205,7 +205,8 @@ def gradients(args: argparse.Namespace) -> dict:
         text: {name: compare([s[name] for s in steps], [e[name] for e in exact]) for name in layers}
         for text, steps in found.items()
     }
-    medians = {text: medians_of(rows, depthwise(runner.model)) for text, rows in table.items()}
+    apart = depthwise(runner.model)
+    medians = {text: medians_of(rows, apart) for text, rows in table.items()}
     for text, groups in medians.items():
         words = ", ".join(f"{key} {value:.3f}" for key, value in groups["all"].items())
         print(f"{text:40} medians over layers: {words}")
@@ -222,8 +223,9 @@ def gradients(args: argparse.Namespace) -> dict:
     }
 
 
-def copied_by(recipe: str, text: str, settings: dict, model) -> torch.nn.Module:
+def copied_by(text: str, model) -> torch.nn.Module:
     """A copy of the model that computes by a recipe, or with one operand quantized."""
+    recipe, settings = split_recipe(text)
     if recipe == ONLY:
         try:
             return quantize_part(model, text.partition(":")[2])
