@@ -85,6 +85,7 @@ class _Int8Convolution(torch.autograd.Function):
         if ctx.layer.observer is not None:
             observe_gradient(ctx.layer.observer, g, threshold, config)
         mask = list(ctx.needs_input_grad[:3])
+        keeps_mean = config.keep_gradient_mean and mask[1]
         dx, dw, db = _backward_op(config)(
             g,
             q_x,
@@ -93,16 +94,14 @@ class _Int8Convolution(torch.autograd.Function):
             threshold,
             seed,
             **ctx.geometry,
-            output_mask=[mask[0], mask[1] and float_x is None, mask[2]],
+            output_mask=[mask[0], mask[1] and float_x is None, mask[2] or keeps_mean],
             x_dtype=ctx.x_dtype,
         )
-        if config.keep_gradient_mean and mask[1]:
+        if keeps_mean:
             used = threshold[:-1] if config.grad_weight == "channel" else threshold[-1:]
-            g_sum = g.sum((0, *range(2, g.dim())), dtype=torch.float64)
             q_g = ops.quantize_g(g, used, seed=seed, bits=config.gradient_bits)
-            operands, bits = (q_g, used, q_x, x_qparams, w), config.gradient_bits
-            dropped = ops.dropped_mean_grad_weight(g_sum, *operands, **ctx.geometry, bits=bits)
-            dw = (dw + dropped).to(w.dtype)
+            operands, bits = (q_g, used, q_x, x_qparams), config.gradient_bits
+            ops.add_dropped_mean_(dw, db, *operands, **ctx.geometry, bits=bits)
         if float_x is not None:
             dw = ops.float_grad_weight(float_x, g, w, **ctx.geometry)
         scale = quantizer.update_scale()
@@ -193,8 +192,7 @@ def int8_products(
         results = dict(out_dtype=w.dtype, channels_last=is_channels_last(w))
         dw = ops.grad_weight(*operands, **geometry, **results)
         if config.keep_gradient_mean:
-            operands = (g_sum, q_g, g_threshold, q_x, x_qparams, w)
-            dw = (dw + ops.dropped_mean_grad_weight(*operands, **geometry)).to(w.dtype)
+            ops.add_dropped_mean_(dw, g_sum, q_g, g_threshold, q_x, x_qparams, **geometry)
         dw = dw.contiguous(memory_format=weight_format(w))
     return dx, dw
 

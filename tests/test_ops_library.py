@@ -84,6 +84,8 @@ def calls():
             *GEOMETRY,
             f32,
         ),
+        "byte_sums": (v["q_g"].flatten(1),),
+        "window_sums": (v["q_x"], v["x_qparams"], [3, 3], *GEOMETRY[:3]),
         "conv_forward": (v["x"], v["w"], torch.randn(6), *GEOMETRY, True, torch.bfloat16),
         "conv_backward": (
             v["g"],

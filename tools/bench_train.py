@@ -30,6 +30,7 @@ from bench.networks import NETWORKS, Network, build  # noqa: E402
 from bench.timing import Clock, Summary, device_of  # noqa: E402
 from bench.training import Setting, Trainer, check_loss, parameters_of, warm_up  # noqa: E402
 from common.provenance import provenance, warn_if_busy, write_json  # noqa: E402
+from common.recipes import split_recipe  # noqa: E402
 from daq_mm import DAQConfig, ops  # noqa: E402
 
 #: Begins the line on which a child process hands over what it measured.
@@ -50,7 +51,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--frames", type=int, default=8, help="frames of a clip (video networks), default 8")
     add("--modes", default=",".join(DEFAULT_MODES),
         help=f"joined by commas, or all; of {', '.join(MODES)}; default {','.join(DEFAULT_MODES)}")
-    add("--recipe", default="daq", help="of the INT8 modes, default daq")
+    add(
+        "--recipe",
+        default="daq",
+        help="of the INT8 modes, default daq; with settings: daq:keep_gradient_mean=True",
+    )
     add("--device", default="cpu", help="cpu (default) or cuda")
     add("--threads", type=int, default=None, help="default: as torch chooses")
     add("--layout", default="channels_last", choices=("channels_last", "contiguous"),
@@ -101,9 +106,9 @@ class TrainBenchmark:
             torch.cuda.set_device(self.device)
         autotuning.start(args.autotune, self.device)
         self.modes = choose(args.modes)
-        self.setting = Setting(
-            args.batch, self.device, args.layout == "channels_last", DAQConfig.make(args.recipe)
-        )
+        recipe, settings = split_recipe(args.recipe)
+        config = DAQConfig.from_recipe(recipe, **settings)
+        self.setting = Setting(args.batch, self.device, args.layout == "channels_last", config)
         built, reason = ops.kernels_built(self.device.type)
         slow = [mode.name for mode in self.modes if mode.convert is not None]
         if slow and not built and not args.allow_reference:

@@ -36,6 +36,7 @@ from analysis.operands import quantize_part
 from bench import allocator
 from common.configs import UsageError, check_data, load_config, set_recipe
 from common.provenance import provenance, write_json
+from common.recipes import split_recipe
 from daq_mm.amp import BF16OptimWrapper
 from daq_mm.reproducible import EpochSeedHook
 
@@ -78,13 +79,6 @@ class StopHook(Hook):
         self.losses.append(float(runner.message_hub.get_scalar("train/loss").current()))
         if len(self.losses) == self.iterations:
             raise StopIteration
-
-
-def split_recipe(text: str) -> tuple[str, dict[str, object]]:
-    """'daq:rounding=stochastic' as ('daq', {'rounding': 'stochastic'})."""
-    recipe, _, settings = text.partition(":")
-    pairs = [pair.partition("=") for pair in settings.split(",") if pair]
-    return recipe, {name: DictAction._parse_iterable(value) for name, _, value in pairs}
 
 
 def train(args: argparse.Namespace, text: str, seed: int, iterations: int) -> tuple:

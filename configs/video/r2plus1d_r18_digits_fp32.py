@@ -36,4 +36,4 @@ model = dict(
         mean=[127.5, 127.5, 127.5],
         std=[64.0, 64.0, 64.0],
         format_shape='NCTHW'))
-train_cfg = dict(max_epochs=4)
+train_cfg = dict(max_epochs=3)

@@ -18,7 +18,7 @@ from .composed import (
 )
 from .conv import conv_backward, conv_forward, forward, grad_input, grad_weight
 from .direction import update_direction_threshold
-from .dropped_mean import dropped_mean_grad_weight
+from .dropped_mean import add_dropped_mean_, byte_sums, window_sums
 from .float_grad_weight import float_grad_weight
 from .geometry import MAX_INT32_CONTRACTION, MAX_INT32_CONTRACTION_UNSIGNED, ConvGeometry
 from .glue import (
@@ -42,9 +42,11 @@ __all__ = [
     "MAX_INT32_CONTRACTION",
     "MAX_INT32_CONTRACTION_UNSIGNED",
     "ConvGeometry",
+    "add_dropped_mean_",
     "allow_reference",
     "backend_of",
     "batch_norm_statistics",
+    "byte_sums",
     "check_served",
     "composed_backward",
     "composed_forward",
@@ -53,7 +55,6 @@ __all__ = [
     "conv_forward_stats",
     "cpu_capability",
     "dequantize_by_sample",
-    "dropped_mean_grad_weight",
     "float_grad_weight",
     "forward",
     "grad_input",
@@ -78,4 +79,5 @@ __all__ = [
     "thresholds_from_maxima",
     "update_direction_threshold",
     "update_thresholds",
+    "window_sums",
 ]

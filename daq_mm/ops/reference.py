@@ -419,5 +419,5 @@ def conv_backward(
             w.dtype,
         ).contiguous(memory_format=weight_format(w))
     if output_mask[2]:
-        db = g.detach().float().sum((0, *range(2, g.dim())))
+        db = g.detach().sum((0, *range(2, g.dim())), dtype=torch.float64).float()
     return dx, dw, db
