@@ -117,7 +117,9 @@ def generated_batch(cfg: Config, name: str) -> dict:
         batches = [detection_batch(side, head.num_classes) for _ in range(count)]
         return {key: [batch[key][0] for batch in batches] for key in batches[0]}
     if cfg.model.type == "Recognizer2D":
-        clip = (8 if cfg.model.cls_head.type == "TSMHead" else 3, 3, 48, 48)
+        head = cfg.model.cls_head
+        frames = head.get("num_segments", 8) if head.type == "TSMHead" else 3
+        clip = (frames, 3, 48, 48)
     elif cfg.model.backbone.type == "C3D":  # its linear layers need the real size
         clip = (1, 3, 16, 112, 112)
     else:

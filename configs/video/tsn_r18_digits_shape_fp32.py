@@ -30,4 +30,7 @@ train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
-train_cfg = dict(max_epochs=4)
+# the head, which has many features, turns too fast at the rate of the rest
+optim_wrapper = dict(
+    optimizer=dict(lr=7e-4), paramwise_cfg=dict(custom_keys={'cls_head': dict(lr_mult=0.1)}))
+train_cfg = dict(max_epochs=2)
