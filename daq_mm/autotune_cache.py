@@ -22,7 +22,11 @@ FORMAT = 1
 
 #: By their numbers in csrc/cuda/plan_table.h and conv_kernels.h.
 PRODUCTS = ("forward", "grad_input", "grad_weight")
-TILES = ("128x128", "128x64", "64x64", "wgmma 128x64", "wgmma 128x128", "wgmma 128x256")
+TILES = (
+    *("128x128", "128x64", "64x64"),
+    *("wgmma 128x64", "wgmma 128x128", "wgmma 128x256", "wgmma 64x128"),
+    "wgmma 256x128",
+)
 
 _AXES = ("in", "out", "kernel", "stride", "dilation", "padding")
 

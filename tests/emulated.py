@@ -132,3 +132,13 @@ def as_cpu_kernels():
         yield
     finally:
         replacement._destroy()
+
+
+def launches_of(run):
+    """The launches of some work: a row of grid, threads and shared bytes for each."""
+    kernels = load()
+    kernels.log_launches(True)
+    run()
+    kernels.log_launches(False)
+    numbers = kernels.logged_launches()
+    return [tuple(numbers[i : i + 5]) for i in range(0, len(numbers), 5)]

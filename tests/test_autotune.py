@@ -136,7 +136,7 @@ def test_a_corrupt_file_is_told_and_moved_aside(library, tmp_path, text, reason)
         (dict(choices=[[*key(0), 1, -1]]), "expected 28 numbers"),
         (dict(choices=[[*key(0), 1, 2**40]]), "expected 28 numbers"),
         (dict(choices=[[*key(0), 1, True]]), "expected 28 numbers"),
-        (dict(choices=[[*key(0), 6, 1]]), "has tile 6, which is unknown"),
+        (dict(choices=[[*key(0), 8, 1]]), "has tile 8, which is unknown"),
         (dict(choices=[[3, *key(0)[1:], 1, 1]]), "has product 3, which is unknown"),
     ),
 )

@@ -11,8 +11,9 @@ import emulated
 import test_ops_grad_input_reduce as reduce
 from conv_cases import FIXED, FLOATS, assert_same_bits, geometry_of, is_channels_last, leave_garbage
 from daq_mm.ops import reference, reference_glue
+from emulated import launches_of
 from test_cuda_emulated_conv import shifted
-from test_cuda_emulated_tune import key_of, launches_of
+from test_cuda_emulated_tune import key_of
 from test_cuda_emulated_wgmma import padded
 from tolerances import FLOAT32_TILE_SUM
 

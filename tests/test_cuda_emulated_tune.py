@@ -8,6 +8,7 @@ from conv_cases import assert_same_bits
 from daq_mm import autotune, autotune_cache
 from daq_mm.autotune_cache import KEY_FIELDS, PRODUCTS, TILES, Kind
 from daq_mm.ops import reference
+from emulated import launches_of
 from test_cuda_emulated_conv import arguments, check, operands
 from test_cuda_emulated_wgmma import padded
 
@@ -60,16 +61,6 @@ def candidates_of(key):
 
 def table():
     return autotune_cache.from_numbers(emulated.load().plan_table(0))
-
-
-def launches_of(run):
-    """The launches of some work: a row of grid, threads and shared bytes for each."""
-    ops = emulated.load()
-    ops.log_launches(True)
-    run()
-    ops.log_launches(False)
-    numbers = ops.logged_launches()
-    return [tuple(numbers[i : i + 5]) for i in range(0, len(numbers), 5)]
 
 
 def by_choice(op, tensors, args, tile, splits):

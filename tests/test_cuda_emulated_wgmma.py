@@ -1,17 +1,20 @@
-"""Forward and grad-input by wgmma (compute capability 9.0), run by the emulator, bit for bit."""
+"""The products by wgmma (compute capability 9.0), run by the emulator, bit for bit."""
 
 import random
+from functools import partial
 
 import pytest
 import torch
 
 import emulated
 from conv_cases import FIXED, FLOATS, geometry_of
+from emulated import launches_of
 from test_cuda_emulated_conv import DTYPES, arguments, check, operands, shifted
 
 pytestmark = pytest.mark.skipif(bool(emulated.unavailable()), reason=emulated.unavailable())
 
 TILES = {"128x64": 3, "128x128": 4, "128x256": 5}
+GRAD_TILES = {"128x64": 3, "128x128": 4, "64x128": 6, "256x128": 7}
 OPS = ("forward", "grad_input")
 
 #: Geometries at the edges of tiles, spans, boxes and images.
@@ -29,6 +32,9 @@ EDGES = {
     "stride without taps": dict(x_size=(2, 64, 9, 9), kernel=1, co=64, stride=2),
     "grouped": dict(x_size=(2, 96, 6, 7), kernel=3, co=192, padding=1, groups=3),
     "3d": dict(x_size=(2, 48, 4, 5, 6), kernel=3, co=64, padding=1, stride=(1, 2, 2)),
+    "3d of depth one, strided": dict(
+        x_size=(3, 32, 1, 5, 6), kernel=(1, 3, 2), co=48, padding=(0, 1, 0), stride=(2, 1, 2)
+    ),
     "3d, 2d kernel": dict(x_size=(1, 64, 3, 6, 6), kernel=(1, 3, 3), co=32, padding=(0, 1, 1)),
 }
 
@@ -69,6 +75,44 @@ def planned_tile(op, case):
 def test_tiles_and_splits(op, name, tile, splits):
     v, geometry, args = operands(padded(EDGES[name]), zero_point=(201, 0)[splits == 3])
     check(op, arguments(op, v, geometry), args, torch.float32, TILES[tile], splits)
+
+
+@pytest.mark.parametrize("splits", (1, 3))
+@pytest.mark.parametrize("tile", GRAD_TILES)
+@pytest.mark.parametrize("name", EDGES)
+def test_grad_weight_tiles_and_splits(name, tile, splits):
+    v, geometry, args = operands(padded(EDGES[name]), zero_point=(201, 0)[splits == 3])
+    tensors = arguments("grad_weight", v, geometry)
+    check("grad_weight", tensors, args, torch.float32, GRAD_TILES[tile], splits)
+
+
+@pytest.mark.parametrize("block", range(6))
+def test_grad_weight_of_random_geometries(block):
+    for seed in range(6 * block, 6 * block + 6):
+        torch.manual_seed(seed)
+        emulated.load().set_schedule(seed % 3)
+        v, geometry, args = operands(random_case(seed), (0, 128, 77)[seed % 3])
+        tensors = arguments("grad_weight", v, geometry)
+        tile = list(GRAD_TILES.values())[seed % 4]
+        check("grad_weight", tensors, args, DTYPES[seed % 4], tile, (1, 2, 5)[seed % 3])
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_grad_weight_by_the_plan(name):
+    v, geometry, args = operands(FIXED[name], zero_point=(0, 128)[len(name) % 2])
+    check("grad_weight", arguments("grad_weight", v, geometry), args, torch.float32)
+
+
+@pytest.mark.parametrize("channels, by_wgmma", ((64, True), (128, True), (72, False)))
+def test_grad_weight_runs_by_wgmma_where_it_can(channels, by_wgmma):
+    v, geometry, args = operands(dict(x_size=(2, channels, 8, 8), kernel=1, co=channels))
+    tensors = arguments("grad_weight", v, geometry)
+    found = {}
+    run = partial(emulated.load().grad_weight, *tensors, *args.values(), torch.float32)
+    for use in (True, False):
+        emulated.load().use_wgmma(use)
+        found[use] = launches_of(run)
+    assert (found[True] != found[False]) == by_wgmma
 
 
 @pytest.mark.parametrize("splits", (1, 2))

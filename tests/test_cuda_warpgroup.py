@@ -29,6 +29,13 @@ FAULTS = {
 }
 
 
+STORE_FAULTS = {
+    "a thread does not publish its stores": "without publish_stores",
+    "registers change before the wait": "changes registers that a product in flight reads",
+    "stores before the products are waited for": "a product of warpgroup 0 reads",
+}
+
+
 @pytest.fixture(params=(0, 1, 2), ids=("ascending", "shuffled", "shuffled again"), autouse=True)
 def schedule(request):
     ops = emulated.load()
@@ -131,6 +138,20 @@ def test_warpgroup_product_is_a_matrix_product(dtype, span, columns):
     a, b = random_bytes(64, span, dtype=dtype), random_bytes(columns, span, dtype=torch.int8)
     got = emulated.load().warpgroup_product(a, b, 0)
     assert torch.equal(got, (2 * (a.long() @ b.long().T)).to(torch.int32))
+
+
+@pytest.mark.parametrize("columns", (64, 128))
+def test_product_of_registers_and_stored_bytes(columns):
+    a, b = random_bytes(64, 64, dtype=torch.int8), random_bytes(columns, 64)
+    got = emulated.load().register_product(a, b, 0)
+    assert torch.equal(got, (a.long() @ b.long().T).to(torch.int32))
+
+
+@pytest.mark.parametrize("name", STORE_FAULTS)
+def test_faults_of_operands_that_threads_bring_are_named(name):
+    a, b = random_bytes(64, 64, dtype=torch.int8), random_bytes(64, 64)
+    with pytest.raises(RuntimeError, match=STORE_FAULTS[name]):
+        emulated.load().register_product(a, b, 1 + list(STORE_FAULTS).index(name))
 
 
 @pytest.mark.parametrize("name", FAULTS)

@@ -2,7 +2,7 @@
 
     python tools/compare_wgmma.py --set resnet50 --batch 128 --json results/cuda/h100/wgmma.json
 
-For each convolution of the set, forward and grad-input run both ways on the same operands. Results
+For each convolution of the set, the three products run both ways on the same operands. Results
 must have the same bits, or the pair is told and not timed, and the exit status is 1. Both take
 turns within one run; times are medians of device time, packing of the weights included. What wgmma
 cannot take runs by mma.sync both times: the two times then differ by noise alone.
@@ -56,12 +56,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def products(o: Operands, dtype: torch.dtype) -> dict[str, Callable[[], torch.Tensor]]:
-    """Forward and, unless the layer is the first, grad-input of the operands."""
+    """The products of the operands; of the first layer, without grad-input."""
     found = {
         "forward": lambda: ops.forward(
             o.q_x, o.x_qparams, o.q_w, o.w_step, None, **o.conv_arguments, out_dtype=dtype
         )
     }
+    found["grad_weight"] = lambda: ops.grad_weight(
+        *(o.q_x, o.x_qparams, o.q_g, o.threshold[:-1] / 127),
+        o.shape.geometry.w_size[2:],
+        **o.conv_arguments,
+        out_dtype=torch.float32,
+    )
     if not o.shape.first:
         found["grad_input"] = lambda: ops.grad_input(
             o.q_g, o.q_w_input, o.input_step, o.q_x.shape, **o.conv_arguments, out_dtype=dtype

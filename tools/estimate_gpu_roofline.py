@@ -6,8 +6,8 @@ Nothing is measured. For each convolution and its batch norm and ReLU, every lau
 multiply-adds are counted as `csrc/cuda` and PyTorch's eager kernels read and write them; a launch
 takes the longer of its bytes at the bandwidth and its arithmetic at the peak. Left out: launch
 gaps, residual adds, pooling, the classifier, the optimizer, caches, packing of weights, and how far
-from peak a kernel stays: the INT8 rate is that of warpgroup products, which forward and grad-input
-use on Hopper, while grad-weight multiplies by mma.sync, whose peak is lower. So the times are lower
+from peak a kernel stays: the INT8 rate is that of warpgroup products, which grad-weight, by its
+traffic through shared memory, reaches to 57 or 73 % (csrc/cuda/README.md). So the times are lower
 bounds, and ratios say what a data flow could win.
 
 Writes estimate_<model>_<device>.json and .md.

@@ -30,17 +30,33 @@ inline int result_bytes(ResultType type) {
 constexpr int64_t kMostInt32Terms = 65536;
 
 // Output tiles; rows are positions (forward, grad-input) or output channels (grad-weight). The
-// first three are of mma.sync, the others of wgmma: compute capability 9.0, forward, grad-input.
+// first three are of mma.sync, the others of wgmma, compute capability 9.0; of those, 128 x 256 is
+// of forward and grad-input alone, 64 x 128 and 256 x 128 of grad-weight alone.
 enum class TileShape : int {
-  k128x128, k128x64, k64x64, kWgmma128x64, kWgmma128x128, kWgmma128x256
+  k128x128, k128x64, k64x64, kWgmma128x64, kWgmma128x128, kWgmma128x256, kWgmma64x128,
+  kWgmma256x128
 };
 inline bool is_wgmma(TileShape tile) { return tile >= TileShape::kWgmma128x64; }
-inline int tile_rows(TileShape tile) { return tile == TileShape::k64x64 ? 64 : 128; }
+// Whether grad-weight, or the other two products, have a tile.
+inline bool has_tile(bool grad_weight, TileShape tile) {
+  if (tile == TileShape::kWgmma128x256) return !grad_weight;
+  return grad_weight || (tile != TileShape::kWgmma64x128 && tile != TileShape::kWgmma256x128);
+}
+inline int tile_rows(TileShape tile) {
+  switch (tile) {
+    case TileShape::kWgmma256x128: return 256;
+    case TileShape::k64x64:
+    case TileShape::kWgmma64x128: return 64;
+    default: return 128;
+  }
+}
 inline int tile_columns(TileShape tile) {
   switch (tile) {
     case TileShape::kWgmma128x256: return 256;
     case TileShape::k128x128:
-    case TileShape::kWgmma128x128: return 128;
+    case TileShape::kWgmma128x128:
+    case TileShape::kWgmma64x128:
+    case TileShape::kWgmma256x128: return 128;
     default: return 64;
   }
 }
@@ -114,7 +130,7 @@ ConvPlan plan_forward(const ConvSizes& sizes, int processors, bool wgmma, bool s
                       const PlanChoice* choice = nullptr);
 ConvPlan plan_grad_input(const ConvSizes& sizes, int processors, bool wgmma, bool reduce,
                          const PlanChoice* choice = nullptr);
-ConvPlan plan_grad_weight(const ConvSizes& sizes, int processors,
+ConvPlan plan_grad_weight(const ConvSizes& sizes, int processors, bool wgmma,
                           const PlanChoice* choice = nullptr);
 
 struct ForwardArguments {

@@ -48,6 +48,12 @@ const std::vector<Candidate> kWgmmaTiles = {{TileShape::kWgmma128x256, 1.0, 1, 5
                                             {TileShape::kWgmma128x64, 1.4, 2, 128}};
 // The widest tile pays for long contractions alone, and exists for spans of 128 alone.
 const std::vector<Candidate> kNarrowWgmmaTiles(kWgmmaTiles.begin() + 1, kWgmmaTiles.end());
+// Of grad-weight, whose operands pass through shared memory several times: its bytes, counted. The
+// largest has nobody to fill its gaps.
+const std::vector<Candidate> kWgmmaGradTiles = {{TileShape::kWgmma128x128, 1.0, 2, 0},
+                                                {TileShape::kWgmma256x128, 0.9, 1, 0},
+                                                {TileShape::kWgmma128x64, 1.3, 2, 0},
+                                                {TileShape::kWgmma64x128, 1.4, 3, 0}};
 
 int64_t blocks_of(const Extent& e, TileShape tile) {
   return e.problems * ceil_div(e.rows, int64_t{tile_rows(tile)}) *
@@ -113,14 +119,11 @@ void check_grid_axis(int64_t blocks, const char* what) {
   }
 }
 
-// Whether the plan uses wgmma: as the choice says, or where it can and pays.
-bool uses_wgmma(const ConvSizes& s, bool backward, bool wgmma, const PlanChoice* choice) {
-  if (choice == nullptr) {
-    return wgmma && wgmma_refusal(s, backward) == nullptr &&
-           wgmma_padding(s, backward) <= kMostWgmmaPadding;
-  }
+// Whether the plan uses wgmma: as the choice says, or where it can (`refusal` is null) and pays.
+bool uses_wgmma(bool wgmma, const char* refusal, bool pays, const PlanChoice* choice) {
+  if (choice == nullptr) return wgmma && refusal == nullptr && pays;
   if (!is_wgmma(choice->tile)) return false;
-  const char* reason = wgmma ? wgmma_refusal(s, backward) : "this device or address";
+  const char* reason = wgmma ? refusal : "this device or address";
   if (reason == nullptr) return true;
   throw std::invalid_argument(std::string("a tile of wgmma was chosen, which cannot take ") +
                               reason);
@@ -136,7 +139,8 @@ ConvPlan plan_rows(const ConvSizes& s, bool backward, int processors, bool wgmma
   int64_t statistics_rows = ceil_div(positions, kStatisticsRows);
   if (!plan.depthwise) {
     check_grid_axis(s.groups, "groups");
-    if (uses_wgmma(s, backward, wgmma, choice)) {
+    if (uses_wgmma(wgmma, wgmma_refusal(s, backward),
+                   wgmma_padding(s, backward) <= kMostWgmmaPadding, choice)) {
       const bool widest = choice != nullptr && choice->tile == TileShape::kWgmma128x256;
       plan.span = widest ? 128 : wgmma_span(backward ? s.co_per_group() : s.ci_per_group());
     }
@@ -186,7 +190,8 @@ ConvPlan plan_grad_input(const ConvSizes& s, int processors, bool wgmma, bool re
   return plan_rows(s, true, processors, wgmma, reduce, choice);
 }
 
-ConvPlan plan_grad_weight(const ConvSizes& s, int processors, const PlanChoice* choice) {
+ConvPlan plan_grad_weight(const ConvSizes& s, int processors, bool wgmma,
+                          const PlanChoice* choice) {
   ConvPlan plan;
   const int64_t columns = s.ci_per_group() * s.taps();
   const int64_t steps = ceil_div(s.n * s.out_positions(), kStepLength);
@@ -197,7 +202,10 @@ ConvPlan plan_grad_weight(const ConvSizes& s, int processors, const PlanChoice* 
   } else {
     check_grid_axis(s.groups, "groups");
   }
-  choose(plan, e, s.co * columns, kMostGrid, processors, kMmaTiles, choice);
+  const char* refusal = grad_weight_wgmma_refusal(s);
+  const bool by_wgmma = !plan.depthwise && uses_wgmma(wgmma, refusal, true, choice);
+  choose(plan, e, s.co * columns, kMostGrid, processors, by_wgmma ? kWgmmaGradTiles : kMmaTiles,
+         choice);
   plan.partial_at = place(plan, plan.splits * s.co * columns * 4);
   plan.sums_at = place(plan, plan.splits * s.co * 4);
   plan.pads_at = place(plan, kPadBytes);

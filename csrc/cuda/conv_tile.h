@@ -2,7 +2,7 @@
 // shared memory, and the pipeline of copies and tensor-core products over the contraction.
 //
 // A stage holds 64 steps of the contraction of both operands, 8-bit. Copies of two stages are in
-// flight while the third is multiplied; one barrier a stage. Rows of 64 or 128 bytes are swizzled:
+// flight while the third is multiplied; one barrier a stage. Rows are swizzled:
 // their 16-byte chunks are permuted by the row's number, so that eight rows' equal chunks, which
 // one matrix load reads, lie in different banks.
 #pragma once
@@ -47,8 +47,8 @@ using Tile64x64 = Tile<64, 64, 32>;
 // The byte at which chunk `chunk` of row `row` lies, in rows of `width` bytes.
 template <int width>
 DAQ_DEVICE int swizzled(int row, int chunk) {
-  static_assert(width == 64 || width == 128);
-  const int mixed = width == 128 ? chunk ^ (row & 7) : chunk ^ ((row >> 1) & 3);
+  static_assert(width == 64 || width == 128 || width == 256);
+  const int mixed = width >= 128 ? chunk ^ (row & 7) : chunk ^ ((row >> 1) & 3);
   return row * width + mixed * kChunk;
 }
 

@@ -54,6 +54,14 @@ const char* wgmma_refusal(const ConvSizes& s, bool backward) {
   return nullptr;
 }
 
+const char* grad_weight_wgmma_refusal(const ConvSizes& s) {
+  if (s.is_depthwise()) return "depthwise";
+  if (s.ci_per_group() % 16 != 0 || s.co_per_group() % 16 != 0) {
+    return "channels of a group that are no multiple of 16";
+  }
+  return nullptr;
+}
+
 double wgmma_padding(const ConvSizes& s, bool backward) {
   const int64_t depth = backward ? s.co_per_group() : s.ci_per_group();
   const int64_t span = wgmma_span(depth);

@@ -39,6 +39,9 @@ bool has_padding(const ConvSizes& sizes, bool backward);
 // Why wgmma cannot compute forward or grad-input; null if it can.
 const char* wgmma_refusal(const ConvSizes& sizes, bool backward);
 
+// Why wgmma cannot compute grad-weight; null if it can.
+const char* grad_weight_wgmma_refusal(const ConvSizes& sizes);
+
 // How much of the contraction would be padding: padded length over length.
 double wgmma_padding(const ConvSizes& sizes, bool backward);
 

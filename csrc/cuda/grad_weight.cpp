@@ -5,6 +5,7 @@
 #include "cuda/op_checks.h"
 #include "cuda/products.h"
 #include "cuda/tune.h"
+#include "cuda/wgmma_switch.h"
 
 namespace daq_mm::cuda {
 
@@ -22,7 +23,8 @@ at::Tensor grad_weight_cuda(const at::Tensor& q_x, const at::Tensor& x_qparams,
   a.dw = dw.mutable_data_ptr();
   a.type = result_type(out_dtype);
   a.channels_last = format != at::MemoryFormat::Contiguous;
-  const PlanKey key{Product::kGradWeight, conv_sizes(g), false, false, result_bytes(a.type)};
+  const PlanKey key{Product::kGradWeight, conv_sizes(g), false,
+                    may_use_wgmma(a.q_x) && may_use_wgmma(a.q_g), result_bytes(a.type)};
   const Stream stream = current_stream();
   run_product(key, choice, q_x.get_device(), stream, [&](const ConvPlan& plan) {
     const at::Tensor scratch = workspace(plan.workspace_bytes, q_x.device());

@@ -17,7 +17,8 @@ namespace {
 
 constexpr TileShape kTiles[] = {TileShape::k128x128,      TileShape::k128x64,
                                 TileShape::k64x64,        TileShape::kWgmma128x256,
-                                TileShape::kWgmma128x128, TileShape::kWgmma128x64};
+                                TileShape::kWgmma128x128, TileShape::kWgmma128x64,
+                                TileShape::kWgmma64x128, TileShape::kWgmma256x128};
 constexpr size_t kMostCandidates = 12;
 constexpr int64_t kMostSplits = 65535;             // a grid's
 constexpr int64_t kLeastSteps = 4;                 // of a split: its pipeline has three stages
@@ -48,7 +49,8 @@ bool is_wasteful(const PlanKey& key, TileShape tile) {
     rows = s.n * conv_map(s, true, 0).positions();
     columns = s.ci_per_group();
   }
-  const bool high = !is_wgmma(tile) && tile_rows(tile) > 64 && rows <= tile_rows(tile) / 2;
+  const bool has_lower = !is_wgmma(tile) || key.product == Product::kGradWeight;
+  const bool high = has_lower && tile_rows(tile) > 64 && rows <= tile_rows(tile) / 2;
   return high || (tile_columns(tile) > 64 && columns <= tile_columns(tile) / 2);
 }
 
@@ -106,7 +108,7 @@ ConvPlan plan_of(const PlanKey& key, int processors, const PlanChoice* choice) {
     case Product::kGradInput:
       return plan_grad_input(key.sizes, processors, key.wgmma, key.statistics, choice);
     default:
-      return plan_grad_weight(key.sizes, processors, choice);
+      return plan_grad_weight(key.sizes, processors, key.wgmma, choice);
   }
 }
 
@@ -115,10 +117,13 @@ bool can_run(const PlanKey& key, int processors, const PlanChoice& choice) {
   if (std::find(std::begin(kTiles), std::end(kTiles), choice.tile) == std::end(kTiles)) {
     return false;
   }
-  if (is_wgmma(choice.tile) &&
-      (key.product == Product::kGradWeight || !key.wgmma ||
-       wgmma_refusal(key.sizes, key.product == Product::kGradInput) != nullptr)) {
-    return false;
+  if (is_wgmma(choice.tile)) {
+    const bool grad_weight = key.product == Product::kGradWeight;
+    if (!has_tile(grad_weight, choice.tile)) return false;
+    const char* reason = grad_weight
+                             ? grad_weight_wgmma_refusal(key.sizes)
+                             : wgmma_refusal(key.sizes, key.product == Product::kGradInput);
+    if (!key.wgmma || reason != nullptr) return false;
   }
   return plan_of(key, processors, &choice).workspace_bytes <=
          plan_of(key, processors).workspace_bytes + kMostMoreBytes;

@@ -1,5 +1,5 @@
-// Op use_wgmma(bool): on compute capability 9.0, whether forward and grad-input may run by wgmma
-// (as they do from the start) or must by mma.sync, which benchmarks and tests compare. For the
+// Op use_wgmma(bool): on compute capability 9.0, whether the three products may run by wgmma (as
+// they do from the start) or must by mma.sync, which benchmarks and tests compare. For the
 // whole process; returns what was said before. The op exists in builds with CUDA alone.
 
 #include "cuda/wgmma_switch.h"

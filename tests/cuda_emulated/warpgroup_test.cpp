@@ -176,6 +176,65 @@ at::Tensor warpgroup_product(const at::Tensor& a, const at::Tensor& b, int64_t f
                                       : product_of<uint8_t>(a, b, which);
 }
 
+// Faults of products whose operands threads bring; 'none' must pass.
+enum class StoreFault : int { kNone, kUnpublished, kChangedRegisters, kOverwritten };
+
+// D (64, 8 tiles) = A B^T, A (64, 64) int8 from registers, B (8 tiles, 64) uint8 stored by threads.
+template <int tiles>
+void register_product_kernel(Global<const uint8_t> a, Global<const uint8_t> b, StoreFault fault,
+                             Global<int32_t> result) {
+  const Shared<uint8_t> right(0, 8 * tiles * 64);
+  const int t = thread_index(), group = lane_index() / 4, member = lane_index() % 4;
+  for (int i = t; i < 8 * tiles * 64; i += 128) {
+    const int row = i / 64, chunk = i % 64 / 16;
+    right.store(row * 64 + (chunk ^ (row / 2 % 4)) * 16 + i % 16, b.load(i));
+  }
+  if (fault != StoreFault::kUnpublished || t != 70) publish_stores();
+  uint32_t left[2][4] = {};
+  for (int half = 0; half < 2; ++half) {
+    for (int i = 0; i < 16; ++i) {
+      const int r = i / 4, row = t / kWarp * 16 + group + r % 2 * 8;
+      const int column = half * 32 + r / 2 * 16 + member * 4 + i % 4;
+      left[half][r] |= static_cast<uint32_t>(a.load(row * 64 + column)) << i % 4 * 8;
+    }
+  }
+  barrier();
+  int32_t d[tiles][4] = {};
+  begin_products(d, left);
+  for (int half = 0; half < 2; ++half) {
+    multiply_add_async(d, left[half], matrix_descriptor<64>(right, half * 32));
+  }
+  commit_products();
+  if (fault == StoreFault::kOverwritten) {
+    barrier();
+    right.store(t, uint8_t{0});
+  }
+  if (fault == StoreFault::kChangedRegisters && t == 99) left[1][2] += 1;
+  finish_products(d);
+  for (int j = 0; j < tiles; ++j) {
+    for (int r = 0; r < 4; ++r) {
+      const int row = t / kWarp * 16 + group + (r >= 2 ? 8 : 0);
+      result.store(row * 8 * tiles + j * 8 + member * 2 + r % 2, d[j][r]);
+    }
+  }
+}
+
+at::Tensor register_product(const at::Tensor& a, const at::Tensor& b, int64_t fault) {
+  at::Tensor d = at::zeros({64, b.size(0)}, b.options().dtype(at::kInt));
+  const Global<const uint8_t> left(reinterpret_cast<const uint8_t*>(a.const_data_ptr<int8_t>()),
+                                   a.numel());
+  const Global<const uint8_t> right(b.const_data_ptr<uint8_t>(), b.numel());
+  const Global<int32_t> result(d.mutable_data_ptr<int32_t>(), d.numel());
+  const auto which = static_cast<StoreFault>(fault);
+  const auto bytes = b.numel();
+  if (b.size(0) == 64) {
+    launch(register_product_kernel<8>, Grid{}, 128, bytes, nullptr, left, right, which, result);
+  } else {
+    launch(register_product_kernel<16>, Grid{}, 128, bytes, nullptr, left, right, which, result);
+  }
+  return d;
+}
+
 }  // namespace
 }  // namespace daq_mm::cuda
 
@@ -187,4 +246,5 @@ TORCH_LIBRARY_FRAGMENT(daq_mm_emulated, m) {
       "int pixels, int channel, int[] position, int image, int[] offset) -> Tensor",
       &bring_walk);
   m.def("warpgroup_product(Tensor a, Tensor b, int fault) -> Tensor", &warpgroup_product);
+  m.def("register_product(Tensor a, Tensor b, int fault) -> Tensor", &register_product);
 }

@@ -63,11 +63,22 @@ uint64_t matrix_descriptor(const Shared<uint8_t>& memory, int byte) {
          uint64_t{span == 128 ? 1 : 2} << 62;
 }
 
+inline void publish_stores() { Block::current().publish_stores(); }
+
 template <int tiles>
 void begin_products(int32_t (&)[tiles][4]) { Block::current().begin_products(); }
+template <int tiles, int operands>
+void begin_products(int32_t (&)[tiles][4], uint32_t (&)[operands][4]) {
+  Block::current().begin_products();
+}
 template <typename A, typename B, int tiles>
 void multiply_add_async(int32_t (&d)[tiles][4], uint64_t a, uint64_t b) {
-  Block::current().product({8 * tiles, std::is_signed_v<A>, std::is_signed_v<B>, a, b}, &d[0][0]);
+  Block::current().product({8 * tiles, std::is_signed_v<A>, std::is_signed_v<B>, a, b, nullptr},
+                           &d[0][0]);
+}
+template <int tiles>
+void multiply_add_async(int32_t (&d)[tiles][4], const uint32_t (&a)[4], uint64_t b) {
+  Block::current().product({8 * tiles, true, false, 0, b, a}, &d[0][0]);
 }
 inline void commit_products() { Block::current().commit_products(); }
 template <int groups>

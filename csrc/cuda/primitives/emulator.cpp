@@ -297,7 +297,10 @@ void Block::check_untouched(const Shadow& shadow, const char* what) const {
 std::byte* Block::shared_for_write(int64_t offset, int64_t size) {
   check_write(offset, size);
   const Access access = now();
-  for (int64_t i = offset; i < offset + size; ++i) shadow_[i].write = access;
+  for (int64_t i = offset; i < offset + size; ++i) {
+    shadow_[i].write = access;
+    shadow_[i].publications = fibers_[thread_]->publications;
+  }
   return shared_.data() + offset;
 }
 
@@ -338,6 +341,7 @@ void Block::land(const Copy& copy) {
   for (int64_t i = copy.to; i < copy.to + copy.size; ++i) {
     shadow_[i].copied_by = kNobody;
     shadow_[i].write = access;
+    shadow_[i].publications = fibers_[thread_]->publications;
   }
   std::memcpy(shared_.data() + copy.to, copy.from, copy.size);
 }

@@ -12,6 +12,7 @@
 // What it does not see: races in global memory (blocks run one after another), and speed.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -55,11 +56,13 @@ struct BulkCopy {
   int64_t arrivals;               // the arrival object to be told
 };
 
-// A product of a warpgroup: sums (64, columns) += A (64, 32) B (32, columns), both by descriptors.
+// A product of a warpgroup: sums (64, columns) += A (64, 32) B (32, columns), both by descriptors, or
+// A from the lanes' four registers each.
 struct Product {
   int columns;
   bool signed_a, signed_b;
   uint64_t a, b;
+  const uint32_t* registers;  // of this lane; or null
 };
 
 // A block in execution; one at a time a CPU thread.
@@ -110,6 +113,8 @@ class Block {
   void wait_arrivals(int64_t offset, int parity);
   void copy_bulk(const BulkCopy& copy);
 
+  // What this thread wrote to shared memory may be read by products.
+  void publish_stores() { ++fibers_[thread_]->publications; }
   // Products of a warpgroup, between begin_products() and wait_products(). d: this lane's sums.
   void begin_products();
   void product(const Product& product, int32_t* d);
@@ -133,6 +138,14 @@ class Block {
     int64_t group;  // of the latest product
   };
 
+  // A product in flight, and what this lane's registers of A held, if they are an operand.
+  struct InFlight {
+    int64_t group;
+    uint32_t number;
+    const uint32_t* registers;
+    std::array<uint32_t, 4> held;
+  };
+
   struct Thread {
     Fiber fiber;
     State state = State::kDone;
@@ -146,7 +159,8 @@ class Block {
     Product product{};                // kInWarpgroup
     int32_t* d = nullptr;
     std::vector<Sums> sums;
-    std::vector<std::pair<int64_t, uint32_t>> products;  // in flight: group, number
+    std::vector<InFlight> products;
+    uint32_t publications = 0;
     int64_t product_group = 0;
     bool begun = false;
   };
@@ -195,6 +209,7 @@ class Block {
   struct Shadow {
     Access read;
     Access write;
+    uint32_t publications = 0;    // the writing thread's, before it wrote
     int32_t copied_by = kNobody;  // a copy into the byte is in flight, or it is no memory
     uint32_t product[kMostWarpgroups] = {};  // the last product of each warpgroup that read it
   };
@@ -242,6 +257,7 @@ class Block {
   std::map<int64_t, Arrivals> arrivals_;
   std::vector<BulkCopy> bulk_copies_;  // in flight
   std::vector<Warpgroup> warpgroups_;
+  bool multiplied_ = false;  // a warpgroup has
   std::mt19937_64 random_;
 };
 

@@ -36,13 +36,15 @@ void Block::reset_async() {
     thread->sums.clear();
     thread->products.clear();
     thread->product_group = 0;
+    thread->publications = 0;
     thread->begun = false;
   }
+  multiplied_ = false;
 }
 
 // A barrier: everybody knows what anybody knew.
 void Block::join_all() {
-  if (arrivals_.empty()) return;
+  if (arrivals_.empty() && !multiplied_) return;
   std::vector<uint32_t> all = fibers_[0]->seen;
   for (const auto& thread : fibers_) join(all, thread->seen);
   for (const auto& thread : fibers_) thread->seen = all;
@@ -266,6 +268,10 @@ void Block::read_operand(uint64_t descriptor, int rows, uint8_t (*bytes)[kDepth]
       if (!ordered_before_now(shadow.write)) {
         fail("race: multiplies shared memory whose copy it did not wait for");
       }
+      if (shadow.write.thread >= 0 &&
+          fibers_[shadow.write.thread]->publications == shadow.publications) {
+        fail("multiplies shared memory that a thread wrote without publish_stores() afterwards");
+      }
       shadow.product[warpgroup] = number;
       bytes[r][k] = static_cast<uint8_t>(shared_[byte]);
     }
@@ -282,16 +288,26 @@ void Block::multiply(int warpgroup) {
   for (int t = first; t < first + kWarpgroup; ++t) {
     const Product& other = fibers_[t]->product;
     if (other.a != p.a || other.b != p.b || other.columns != p.columns ||
-        other.signed_a != p.signed_a || other.signed_b != p.signed_b) {
+        other.signed_a != p.signed_a || other.signed_b != p.signed_b ||
+        (other.registers == nullptr) != (p.registers == nullptr)) {
       fail("multiplies something else than other lanes of its warpgroup");
     }
   }
   for (int warp = 0; warp < 4; ++warp) {  // each must have waited for the operands
     thread_ = first + warp * kWarp;
-    read_operand(p.a, 64, a, warpgroup, number);
+    if (p.registers == nullptr) read_operand(p.a, 64, a, warpgroup, number);
     read_operand(p.b, p.columns, b, warpgroup, number);
   }
   thread_ = self;
+  multiplied_ = true;
+  for (int t = first; t < first + kWarpgroup && p.registers != nullptr; ++t) {
+    const int row = (t - first) / kWarp * 16 + t % kWarp / 4;
+    for (int i = 0; i < 16; ++i) {
+      const int r = i / 4;  // register: rows 0-7, 8-15, then the other half of the depth
+      const uint32_t word = fibers_[t]->product.registers[r];
+      a[row + r % 2 * 8][r / 2 * 16 + t % 4 * 4 + i % 4] = static_cast<uint8_t>(word >> i % 4 * 8);
+    }
+  }
   const auto value = [](uint8_t byte, bool is_signed) {
     return is_signed ? int32_t{static_cast<int8_t>(byte)} : int32_t{byte};
   };
@@ -313,7 +329,9 @@ void Block::multiply(int warpgroup) {
       std::fill_n(thread.d, sums, int32_t{0x5bad5bad});  // until the wait
     }
     found->group = thread.product_group;
-    thread.products.emplace_back(thread.product_group, number);
+    InFlight in_flight{thread.product_group, number, thread.product.registers, {}};
+    if (p.registers != nullptr) std::copy_n(in_flight.registers, 4, in_flight.held.begin());
+    thread.products.push_back(in_flight);
     for (int j = 0; j < sums; ++j) {
       const int32_t* row = left[(t - first) / kWarp * 16 + lane / 4 + j / 2 % 2 * 8];
       const int32_t* column = right[j / 4 * 8 + lane % 4 * 2 + j % 2];
@@ -332,10 +350,14 @@ void Block::wait_products(int groups_in_flight) {
   const int64_t landed = thread.product_group - groups_in_flight;
   // Sums that several groups share appear with the last of them, their operands are free before.
   auto& known = thread.seen[agent_of_warp(thread_ / kWarp)];
-  for (const auto& [group, number] : thread.products) {
-    if (group < landed) known = std::max(known, number);
+  for (const InFlight& p : thread.products) {
+    if (p.group >= landed) continue;
+    known = std::max(known, p.number);
+    if (p.registers != nullptr && !std::equal(p.held.begin(), p.held.end(), p.registers)) {
+      fail("changes registers that a product in flight reads");
+    }
   }
-  std::erase_if(thread.products, [&](const auto& p) { return p.first < landed; });
+  std::erase_if(thread.products, [&](const InFlight& p) { return p.group < landed; });
   std::erase_if(thread.sums, [&](const Sums& s) {
     if (s.group >= landed) return false;
     std::copy(s.hidden.begin(), s.hidden.end(), s.d);

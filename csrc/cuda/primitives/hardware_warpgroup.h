@@ -134,6 +134,13 @@ DAQ_DEVICE uint64_t matrix_descriptor(const Shared<uint8_t>& memory, int byte) {
          uint64_t{span == 128 ? 1 : 2} << 62;
 }
 
+// By every thread whose store()s products shall read, before the barrier() that lies between.
+DAQ_DEVICE void publish_stores() {
+#if DAQ_WARPGROUPS
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
+
 }  // namespace daq_mm::cuda
 
 #include "cuda/primitives/hardware_wgmma.h"
@@ -167,12 +174,34 @@ DAQ_DEVICE void begin_products(int32_t (&d)[tiles][4]) {
 #endif
 }
 
+// Before products of operands in registers, which are the products' too from here to the wait.
+template <int tiles, int operands>
+DAQ_DEVICE void begin_products(int32_t (&d)[tiles][4], uint32_t (&a)[operands][4]) {
+#if DAQ_WARPGROUPS
+#pragma unroll
+  for (int i = 0; i < operands; ++i) {
+#pragma unroll
+    for (int r = 0; r < 4; ++r) asm volatile("" : "+r"(a[i][r])::"memory");
+  }
+  begin_products(d);
+#endif
+}
+
 // d += a (64, 32) * b (32, 8 * tiles), at some time before the wait. A and B are int8_t or uint8_t;
 // sums wrap modulo 2**32.
 template <typename A, typename B, int tiles>
 DAQ_DEVICE void multiply_add_async(int32_t (&d)[tiles][4], uint64_t a, uint64_t b) {
 #if DAQ_WARPGROUPS
   detail::warpgroup_product<A, B>(d, a, b);
+#endif
+}
+
+// The same with A in registers, of each warp 16 rows, as multiply_add() of hardware.h takes it. A is
+// int8_t, B uint8_t.
+template <int tiles>
+DAQ_DEVICE void multiply_add_async(int32_t (&d)[tiles][4], const uint32_t (&a)[4], uint64_t b) {
+#if DAQ_WARPGROUPS
+  detail::warpgroup_product(d, a, b);
 #endif
 }
 

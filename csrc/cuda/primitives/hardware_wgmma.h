@@ -20,18 +20,28 @@
   "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
   "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 
-// The predicate says to add to the sums instead of replacing them.
-#define DAQ_WGMMA(N, PLACES, SUMS, A_AT, B_AT, TYPE_A, TYPE_B)                          \
+// The predicate says to add to the sums instead of replacing them. Behind the types: the operands.
+#define DAQ_WGMMA(N, PLACES, SUMS, A_AT, B_AT, TYPE_A, TYPE_B, ...)                     \
   asm volatile("{\n.reg .pred adds;\nsetp.eq.u32 adds, 0, 0;\n"                         \
                "wgmma.mma_async.sync.aligned.m64n" N "k32.s32." TYPE_A "." TYPE_B " {"  \
                PLACES "}, " A_AT ", " B_AT ", adds;\n}"                                 \
                : SUMS                                                                   \
-               : "l"(a), "l"(b))
-#define DAQ_WGMMA_64(A, B) DAQ_WGMMA("64", DAQ_P0_32, DAQ_D32(0), "%32", "%33", A, B)
-#define DAQ_WGMMA_128(A, B) \
-  DAQ_WGMMA("128", DAQ_P0_32 ", " DAQ_P32_64, DAQ_D64(0), "%64", "%65", A, B)
+               : __VA_ARGS__)
+#define DAQ_WGMMA_64(A, B) \
+  DAQ_WGMMA("64", DAQ_P0_32, DAQ_D32(0), "%32", "%33", A, B, "l"(a), "l"(b))
+#define DAQ_WGMMA_128(A, B)                                                              \
+  DAQ_WGMMA("128", DAQ_P0_32 ", " DAQ_P32_64, DAQ_D64(0), "%64", "%65", A, B, "l"(a), "l"(b))
 #define DAQ_WGMMA_256(A, B)                                                             \
-  DAQ_WGMMA("256", DAQ_P0_32 ", " DAQ_P32_64 ", " DAQ_P64_128, DAQ_D128(0), "%128", "%129", A, B)
+  DAQ_WGMMA("256", DAQ_P0_32 ", " DAQ_P32_64 ", " DAQ_P64_128, DAQ_D128(0), "%128", "%129", A, B, \
+            "l"(a), "l"(b))
+// A from registers.
+#define DAQ_A_REGISTERS "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3])
+#define DAQ_WGMMA_64_REGISTERS(A, B)                                                       \
+  DAQ_WGMMA("64", DAQ_P0_32, DAQ_D32(0), "{%32, %33, %34, %35}", "%36", A, B, DAQ_A_REGISTERS, \
+            "l"(b))
+#define DAQ_WGMMA_128_REGISTERS(A, B)                                                         \
+  DAQ_WGMMA("128", DAQ_P0_32 ", " DAQ_P32_64, DAQ_D64(0), "{%64, %65, %66, %67}", "%68", A, B, \
+            DAQ_A_REGISTERS, "l"(b))
 
 namespace daq_mm::cuda::detail {
 
@@ -65,8 +75,21 @@ DAQ_DEVICE void warpgroup_product(int32_t (&d)[32][4], uint64_t a, uint64_t b) {
   }
 }
 
+// Gradients in registers times activations.
+DAQ_DEVICE void warpgroup_product(int32_t (&d)[8][4], const uint32_t (&a)[4], uint64_t b) {
+  DAQ_WGMMA_64_REGISTERS("s8", "u8");
+}
+
+DAQ_DEVICE void warpgroup_product(int32_t (&d)[16][4], const uint32_t (&a)[4],
+                                         uint64_t b) {
+  DAQ_WGMMA_128_REGISTERS("s8", "u8");
+}
+
 }  // namespace daq_mm::cuda::detail
 
+#undef DAQ_WGMMA_128_REGISTERS
+#undef DAQ_WGMMA_64_REGISTERS
+#undef DAQ_A_REGISTERS
 #undef DAQ_WGMMA_256
 #undef DAQ_WGMMA_128
 #undef DAQ_WGMMA_64
