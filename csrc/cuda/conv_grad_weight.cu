@@ -8,7 +8,7 @@
 // The contraction is split over blocks; partial int32 sums are added exactly in conv_finish.cu,
 // where zero point times the gradients' sums (dot products with ones on the way) is taken off.
 
-#include "cuda/conv_grad_weight.h"
+#include "cuda/conv_grad_weight_copies.h"
 
 #include <stdexcept>
 

@@ -13,7 +13,7 @@
 
 #include <stdexcept>
 
-#include "cuda/conv_grad_weight.h"
+#include "cuda/conv_grad_weight_copies.h"
 #include "cuda/conv_wgmma.h"
 #include "cuda/primitives/warpgroup.h"
 
