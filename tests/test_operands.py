@@ -47,6 +47,7 @@ def changed(part: str, groups: int = 1) -> set[str]:
     ("part", "expected"),
     [
         ("x", {"y", "dw"}),
+        ("x_at_0.7", {"y", "dw"}),
         ("w", {"y", "below"}),
         ("w_by_channel", {"y", "below"}),
         ("forward", {"y", "dw", "below"}),
@@ -73,6 +74,18 @@ def test_all_parts_together_are_the_int8_layer(groups):
     assert error < 0.02
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_grid_that_ends_below_the_maximum(sign):
+    x = torch.linspace(0 if sign == 1 else -1, 1, 1001).view(1, 1, 1, -1)
+    found = operands.on_grid(x, 0.5)
+    inside = x.abs() <= 0.5
+    step = 0.5 / (255 if sign == 1 else 127)
+    assert (found - x)[inside].abs().max() <= step / 2 * 1.001
+    assert torch.equal(found[~inside].abs(), found.abs().max().expand_as(found[~inside]))
+    assert found.abs().max() == pytest.approx(0.5)
+    assert torch.equal(operands.on_grid(x, 1.0), operands.on_grid(x))
+
+
 def test_a_scale_for_each_channel_is_finer():
     w = torch.randn(8, 4, 3, 3) * torch.logspace(-3, 0, 8).view(-1, 1, 1, 1)
     errors = (operands.weight_on_grid(w, by_channel=True) - w).abs().amax((1, 2, 3))
@@ -92,6 +105,9 @@ def test_bad_input_is_told():
     model, *_ = layer_and_operands()
     with pytest.raises(ValueError, match="only:weights is unknown; allowed: x, w, w_by_channel"):
         operands.quantize_part(model, "weights")
+    for text in ("x_at_", "x_at_1.5", "x_at_0", "x_at_half"):
+        with pytest.raises(ValueError, match=f"only:{text} needs a number above 0 and at most 1"):
+            operands.quantize_part(model, text)
     with pytest.raises(ValueError, match="no convolution to quantize"):
         operands.quantize_part(nn.Sequential(nn.Linear(2, 2)), "x")
     reflected = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, padding="same"))

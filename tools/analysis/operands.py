@@ -31,29 +31,54 @@ PARTS: dict[str, frozenset[str]] = {
     "grad_weight": frozenset({"grad-weight"}),
     "all": frozenset({"x", "w", "grad-input", "grad-weight"}),
 }
+#: 'x_at_0.8' is x on the grid of 0.8 times its absolute maximum: what is beyond is clipped.
+CLIPPED = "x_at_"
 
 
 def quantize_part(model: nn.Module, part: str) -> nn.Module:
     """A copy of the model in which one part of `PARTS` is quantized, in the convolutions that
-    `daq_mm.convert_model` would convert.
+    `daq_mm.convert_model` would convert. 'x_at_0.8' is x, clipped at 0.8 of its absolute maximum.
 
     Raises:
         ValueError: an unknown part, or nothing to convert.
     """
-    if part not in PARTS:
-        raise ValueError(f"only:{part} is unknown; allowed: {', '.join(PARTS)}")
+    quantized, share = part, 1.0
+    if part.startswith(CLIPPED):
+        quantized, share = "x", _share(part)
+    if quantized not in PARTS:
+        raise ValueError(
+            f"only:{part} is unknown; allowed: {', '.join(PARTS)}, {CLIPPED}0.8 and the like"
+        )
     names = [name for name, _ in daq_mm.convert_model(copy.deepcopy(model)).converted]
     if not names:
         raise ValueError("the model has no convolution to quantize")
     model = copy.deepcopy(model)
     for name in names:
         layer = model.get_submodule(name)
-        layer.forward = _quantized_forward(layer, PARTS[part])
+        layer.forward = _quantized_forward(layer, PARTS[quantized], share)
     return model
 
 
-def on_grid(values: Tensor) -> Tensor:
-    """An activation on its grid, unsigned where it has no negative value: q_x * step."""
+def _share(part: str) -> float:
+    """0.8 of 'x_at_0.8'; ValueError unless it is above 0 and at most 1."""
+    try:
+        share = float(part.removeprefix(CLIPPED))
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise ValueError(f"only:{part} needs a number above 0 and at most 1 behind {CLIPPED}")
+    return share
+
+
+def on_grid(values: Tensor, share: float = 1.0) -> Tensor:
+    """An activation on its grid, unsigned where it has no negative value: q_x * step.
+
+    Args:
+        share: of the absolute maximum, which the grid ends at; values beyond are clipped.
+    """
+    if share < 1:
+        most = share * values.abs().amax()
+        values = values.clamp(-most, most)
     q, (step, zero_point) = ops.quantize_x(values, allow_unsigned=True)
     return (q.float() - zero_point) * step
 
@@ -78,9 +103,9 @@ class _Convolution(torch.autograd.Function):
     """A convolution of quantized operands; both backward products get their own gradient."""
 
     @staticmethod
-    def forward(ctx, x, w, bias, layer, part) -> Tensor:
+    def forward(ctx, x, w, bias, layer, part, share) -> Tensor:
         if "x" in part:
-            x = on_grid(x)
+            x = on_grid(x, share)
         if "w" in part or "w by channel" in part:
             w = weight_on_grid(w, by_channel="w by channel" in part)
         ctx.save_for_backward(x, w)
@@ -96,7 +121,7 @@ class _Convolution(torch.autograd.Function):
         dx = _products(ctx.layer, for_x, x, w, (ctx.needs_input_grad[0], False))[0]
         dw = _products(ctx.layer, for_w, x, w, (False, True))[1]
         db = g.sum((0, *range(2, g.dim()))) if ctx.has_bias else None
-        return dx, dw, db, None, None
+        return dx, dw, db, None, None, None
 
 
 def _products(layer, g: Tensor, x: Tensor, w: Tensor, wanted: tuple[bool, bool]):
@@ -106,7 +131,9 @@ def _products(layer, g: Tensor, x: Tensor, w: Tensor, wanted: tuple[bool, bool])
     )
 
 
-def _quantized_forward(layer: nn.Module, part: frozenset[str]) -> Callable[[Tensor], Tensor]:
+def _quantized_forward(
+    layer: nn.Module, part: frozenset[str], share: float
+) -> Callable[[Tensor], Tensor]:
     if isinstance(layer.padding, str) or layer.padding_mode != "zeros":
         raise ValueError(f"{layer} pads in a way that only: has no backward products for")
-    return lambda x: _Convolution.apply(x, layer.weight, layer.bias, layer, part)
+    return lambda x: _Convolution.apply(x, layer.weight, layer.bias, layer, part, share)
