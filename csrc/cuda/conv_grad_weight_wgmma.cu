@@ -20,6 +20,8 @@
 namespace daq_mm::cuda {
 namespace {
 
+constexpr int kHalves = kStep / 32;  // products of a stage
+
 // A warpgroup multiplies 64 rows by all columns.
 template <int rows, int columns>
 struct WgmmaGradTile {
@@ -36,7 +38,6 @@ struct WgmmaGradTile {
   static constexpr int kStageBytes = kRowBytes + kColumnBytes;
   static constexpr int kTurnedAt = kStages * kStageBytes;
   static constexpr int kLaunchBytes = kTurnedAt + 2 * kColumnBytes;
-  static constexpr int kHalves = kStep / 32;       // products of a stage
   static_assert(kResident * (kLaunchBytes + 1024) <= 228 * 1024);  // a block's own KB
   // Each permutation of eight rows begins at a multiple of its 512 bytes.
   static_assert(kTurnedAt % 512 == 0 && kColumnBytes % 512 == 0);
@@ -55,7 +56,7 @@ template <typename tile_t>
 DAQ_DEVICE void turn_activations(int stage, const Shared<uint8_t>& turned) {
   const Shared<uint8_t> rows(stage + tile_t::kRowBytes, tile_t::kColumnBytes);
   constexpr int kChunks = tile_t::kColumns / kChunk;
-  constexpr int kShares = kChunks * tile_t::kHalves;
+  constexpr int kShares = kChunks * kHalves;
 #pragma unroll
   for (int share = 0; share < kShares; share += tile_t::kWarps) {
     const int mine = share + warp_index();
@@ -79,10 +80,10 @@ DAQ_DEVICE void turn_activations(int stage, const Shared<uint8_t>& turned) {
 
 // Turns a stage's gradients into this warp's registers.
 template <typename tile_t>
-DAQ_DEVICE void load_gradients(int stage, uint32_t (&a)[tile_t::kHalves][4]) {
+DAQ_DEVICE void load_gradients(int stage, uint32_t (&a)[kHalves][4]) {
   const Shared<uint8_t> rows(stage, tile_t::kRowBytes);
 #pragma unroll
-  for (int half = 0; half < tile_t::kHalves; ++half) {
+  for (int half = 0; half < kHalves; ++half) {
     uint32_t loaded[4];
     load_matrices_transposed(
         loaded, rows, swizzled<tile_t::kRows>(half * 32 + lane_index(), warp_index()));
@@ -116,7 +117,7 @@ DAQ_DEVICE void run_block(const GradWeightProblem& a) {
   ActivationChunks<tile_t, axes> activations(a, first_column, group, begin);
   tile_t tile;
   int32_t gradient_sums[tile_t::kRowTiles][2] = {};
-  uint32_t left[tile_t::kHalves][4];
+  uint32_t left[kHalves][4];
   // Copies of two steps are in flight while one is turned and the one before it multiplied.
   const auto copy = [&](int step) {
     if (step < end) {
@@ -139,13 +140,13 @@ DAQ_DEVICE void run_block(const GradWeightProblem& a) {
     const Shared<uint8_t> turned = tile_t::turned((step - begin) % 2);
     begin_products(tile.sum[0], left);
 #pragma unroll
-    for (int half = 0; half < tile_t::kHalves; ++half) {
+    for (int half = 0; half < kHalves; ++half) {
       multiply_add_async(tile.sum[0], left[half], matrix_descriptor<kStep>(turned, half * 32));
     }
     commit_products();
     if (!add_gradients) return;
 #pragma unroll
-    for (int half = 0; half < tile_t::kHalves; ++half) {
+    for (int half = 0; half < kHalves; ++half) {
 #pragma unroll
       for (int r = 0; r < 4; ++r) {
         gradient_sums[0][r % 2] =
