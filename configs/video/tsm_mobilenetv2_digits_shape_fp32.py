@@ -1,6 +1,6 @@
 # TSM-MobileNetV2 of half the usual width on four frames of 56 pixels of the videos whose class is
-# the digit alone, trained from scratch. The directions of `digits_video` it does not begin to learn
-# in a few minutes.
+# the digit alone, trained from scratch. In trials, of which no record was kept, it did not begin to
+# learn the directions of `digits_video` in a few minutes.
 _base_ = [
     '../_base_/datasets/digits_shape_video.py',
     '../_base_/schedules/sgd_cosine.py',
