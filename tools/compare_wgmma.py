@@ -57,17 +57,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def products(o: Operands, dtype: torch.dtype) -> dict[str, Callable[[], torch.Tensor]]:
     """The products of the operands; of the first layer, without grad-input."""
+    g_step = o.threshold[:-1] / 127
     found = {
         "forward": lambda: ops.forward(
             o.q_x, o.x_qparams, o.q_w, o.w_step, None, **o.conv_arguments, out_dtype=dtype
-        )
+        ),
+        "grad_weight": lambda: ops.grad_weight(
+            *(o.q_x, o.x_qparams, o.q_g, g_step),
+            o.shape.geometry.w_size[2:],
+            **o.conv_arguments,
+            out_dtype=torch.float32,
+        ),
     }
-    found["grad_weight"] = lambda: ops.grad_weight(
-        *(o.q_x, o.x_qparams, o.q_g, o.threshold[:-1] / 127),
-        o.shape.geometry.w_size[2:],
-        **o.conv_arguments,
-        out_dtype=torch.float32,
-    )
     if not o.shape.first:
         found["grad_input"] = lambda: ops.grad_input(
             o.q_g, o.q_w_input, o.input_step, o.q_x.shape, **o.conv_arguments, out_dtype=dtype
