@@ -73,20 +73,10 @@ DAQ_DEVICE void multiply_stage(tile_t& tile, int stage, bool add_gradients,
   }
 }
 
-// Grid: x row tiles x column tiles (columns fastest: neighbours share gradients), y groups,
-// z splits.
 template <typename tile_t, bool whole_chunks>
 DAQ_KERNEL(tile_t::kThreads, tile_t::kResident)
 void grad_weight_kernel(GradWeightProblem a) {
-  const int64_t column_tiles = ceil_div(a.columns, int64_t{tile_t::kColumns});
-  const int64_t first_row = block_x() / column_tiles * tile_t::kRows;
-  const int64_t first_column = block_x() % column_tiles * tile_t::kColumns;
-  const int64_t group = block_y();
-  const int64_t split = block_z();
-  const auto steps =
-      static_cast<int>(ceil_div(a.sizes.n * a.sizes.out_positions(), int64_t{kStep}));
-  const int begin = static_cast<int>(split) * a.split_steps;
-  const int end = begin + a.split_steps < steps ? begin + a.split_steps : steps;
+  const auto [first_row, first_column, group, split, begin, end] = BlockShare::of<tile_t>(a);
   const bool add_gradients =
       first_column == 0 && tile_t::warp_column() == 0 && source_zero_point(a.qparams) != 0;
 

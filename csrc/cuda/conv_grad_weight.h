@@ -58,6 +58,24 @@ struct GradWeightProblem {
   Global<int32_t> sums;          // [split][co], written if the zero point is not 0
 };
 
+// What this block computes: a tile of a group's results, over the steps begin..end-1. Grid: x row
+// tiles x column tiles (columns fastest: neighbours share gradients), y groups, z splits.
+struct BlockShare {
+  int64_t first_row, first_column, group, split;
+  int begin, end;
+
+  template <typename tile_t>
+  static DAQ_DEVICE BlockShare of(const GradWeightProblem& a) {
+    const int64_t column_tiles = ceil_div(a.columns, int64_t{tile_t::kColumns});
+    const auto steps =
+        static_cast<int>(ceil_div(a.sizes.n * a.sizes.out_positions(), int64_t{kStep}));
+    const int begin = static_cast<int>(block_z()) * a.split_steps;
+    return {block_x() / column_tiles * tile_t::kRows, block_x() % column_tiles * tile_t::kColumns,
+            block_y(), block_z(), begin,
+            begin + a.split_steps < steps ? begin + a.split_steps : steps};
+  }
+};
+
 // Four positions of each of two channels from two registers with two positions of both.
 DAQ_DEVICE uint32_t even_channel(uint32_t low, uint32_t high) {
   return permute_bytes(low, high, 0x6420);

@@ -102,15 +102,7 @@ DAQ_DEVICE int stage_of(int step) {
 
 template <typename tile_t, int axes>
 DAQ_DEVICE void run_block(const GradWeightProblem& a) {
-  const int64_t column_tiles = ceil_div(a.columns, int64_t{tile_t::kColumns});
-  const int64_t first_row = block_x() / column_tiles * tile_t::kRows;
-  const int64_t first_column = block_x() % column_tiles * tile_t::kColumns;
-  const int64_t group = block_y();
-  const int64_t split = block_z();
-  const auto steps =
-      static_cast<int>(ceil_div(a.sizes.n * a.sizes.out_positions(), int64_t{kStep}));
-  const int begin = static_cast<int>(split) * a.split_steps;
-  const int end = begin + a.split_steps < steps ? begin + a.split_steps : steps;
+  const auto [first_row, first_column, group, split, begin, end] = BlockShare::of<tile_t>(a);
   const bool add_gradients = first_column == 0 && source_zero_point(a.qparams) != 0;
 
   GradientRows<tile_t, true> gradients(a, first_row, group, begin);
@@ -174,7 +166,6 @@ DAQ_DEVICE void run_block(const GradWeightProblem& a) {
   if (add_gradients) store_gradient_sums<tile_t>(a, gradient_sums, first_row, group, split);
 }
 
-// Grid: as grad_weight_kernel's.
 template <typename tile_t, int axes>
 DAQ_KERNEL(kWarpgroups ? tile_t::kThreads : kWarp, tile_t::kResident)
 void grad_weight_wgmma_kernel(GradWeightProblem a) {
