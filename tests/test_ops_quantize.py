@@ -91,6 +91,14 @@ def test_quantize_w(backend, size, layout, dtype):
         assert kept.is_contiguous(memory_format=weight_format(w))
 
 
+def test_random_rounding_by_parts(backend):
+    """The reference hashes positions a part at a time; the kernels tell where a part is lost."""
+    size, seed = (2, 33, 50, 41), torch.tensor([2**33 + 17])
+    assert torch.Size(size).numel() > 2 * reference._HASHED_AT_ONCE
+    g, threshold = torch.randn(size), torch.rand(33)
+    same([ops.quantize_g(g, threshold, seed=seed)], [reference.quantize_g(g, threshold, seed)])
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_random_sizes(backend, seed):
     rng = random.Random(seed)

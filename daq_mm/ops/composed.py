@@ -98,13 +98,13 @@ def quantize_by_sample(
         return reference.quantize_g(g, s, seed, bits), reference.step_of(s, levels).flatten()
     top = reference.unsigned_levels(bits)
     # As the paper writes it: g / (2 max) + 1/2 lies in 0..1 and is rounded on 2**bits points.
-    scaled = g.detach().float() * reference.inverse_step(2 * s, top) + top / 2
-    scaled = torch.nan_to_num(scaled, nan=0.0).clamp(0, top)
+    scaled = (g.detach().float() * reference.inverse_step(2 * s, top)).add_(top / 2)
+    scaled.nan_to_num_(nan=0.0).clamp_(0, top)
     if seed is None:
-        code = torch.round(scaled)
+        code = scaled.round_()
     else:
-        code = torch.floor(scaled + reference.uniform_from_index(g.shape, seed)).clamp_max(top)
-    q_g = (code - 2 ** (bits - 1)).to(torch.int8)
+        code = scaled.add_(reference.uniform_from_index(g.shape, seed)).floor_().clamp_max_(top)
+    q_g = code.sub_(2 ** (bits - 1)).to(torch.int8)
     return reference._to_channels_last(q_g), reference.step_of(2 * s, top).flatten()
 
 
@@ -139,19 +139,21 @@ def _grad_weight_by_sample(q_x, x_qparams, q_g, g_step, offset, w, geometry) -> 
     They are added in float64, because what `offset` adds to q_g may nearly cancel the rest.
     """
     kernel, groups = list(w.shape[2:]), geometry[-1]
+    unit = x_qparams.new_ones(q_g.shape[1])
+    ones = _ones(q_g[:1], groups)
     total = torch.zeros(w.shape, dtype=torch.float64, device=w.device)
+    every = total.new_zeros((groups, 1, *w.shape[1:]))  # of a gradient of ones
 
     def product(n: int, q: Tensor) -> Tensor:
-        unit = x_qparams.new_ones(q.shape[1])
-        operands = (q_x[n : n + 1], x_qparams, q, unit, kernel, *geometry)
-        return torch.ops.daq_mm.grad_weight(*operands, torch.float32).double()
+        operands = (q_x[n : n + 1], x_qparams, q, unit[: q.shape[1]], kernel, *geometry)
+        return torch.ops.daq_mm.grad_weight(*operands, torch.float32)
 
-    for n in range(q_x.shape[0]):
-        sums = product(n, q_g[n : n + 1])
+    for n, step in enumerate(g_step.double()):
+        total.addcmul_(product(n, q_g[n : n + 1]), step)
         if offset:
-            every = product(n, _ones(q_g[:1], groups))
-            sums += offset * every.repeat_interleave(w.shape[0] // groups, dim=0)
-        total += g_step[n].double() * sums
+            every[:, 0].addcmul_(product(n, ones), step)
+    if offset:
+        total.view(groups, -1, *w.shape[1:]).add_(every, alpha=offset)
     return total.to(w.dtype).contiguous(memory_format=weight_format(w))
 
 

@@ -28,6 +28,9 @@ Tensor = torch.Tensor
 #: The stored value of zero for signed activations; unsigned ones have 0.
 SIGNED_ZERO_POINT = 128
 
+#: Positions that `uniform_from_index` hashes at once on a CPU: 512 KiB of int64.
+_HASHED_AT_ONCE = 1 << 16
+
 
 def signed_levels(bits: int) -> int:
     """Grid points on each side of zero: 127 for 8 bits, 7 for 4."""
@@ -140,17 +143,26 @@ def uniform_from_index(shape: torch.Size, seed: Tensor) -> Tensor:
         shape: (N, C, *spatial).
         seed: int64 (1,); its low 32 bits are used.
     """
-    mask = 0xFFFFFFFF
     n, c, *spatial = shape
-    index = torch.arange(n * c * torch.Size(spatial).numel(), device=seed.device)
-    h = ((index & mask) * 0x9E3779B1 + (index >> 32) * 0x85EBCA77 + (seed & mask)) & mask
-    h = h ^ (h >> 16)
-    h = (h * 0x85EBCA6B) & mask
-    h = h ^ (h >> 13)
-    h = (h * 0xC2B2AE35) & mask
-    h = h ^ (h >> 16)
-    uniform = (h >> 8).float() * 2.0**-24
+    count = n * c * torch.Size(spatial).numel()
+    uniform = torch.empty(count, dtype=torch.float32, device=seed.device)
+    # On a CPU a part at a time, so that the hash's int64 temporaries stay in the cache.
+    part = _HASHED_AT_ONCE if seed.device.type == "cpu" else max(count, 1)
+    for begin in range(0, count, part):
+        out = uniform[begin : begin + part]
+        index = torch.arange(begin, begin + out.numel(), device=seed.device)
+        torch.mul(_hash32(index, seed).bitwise_right_shift_(8), 2.0**-24, out=out)
     return uniform.view(n, *spatial, c).movedim(-1, 1)
+
+
+def _hash32(index: Tensor, seed: Tensor) -> Tensor:
+    """The hash of `uniform_from_index`, 32 bits in int64, of positions int64 (n,)."""
+    mask = 0xFFFFFFFF
+    h = (index >> 32).mul_(0x85EBCA77).add_(seed & mask)
+    h.add_((index & mask).mul_(0x9E3779B1)).bitwise_and_(mask)
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        h.bitwise_xor_(h >> shift).mul_(factor).bitwise_and_(mask)
+    return h.bitwise_xor_(h >> 16)
 
 
 def quantize_g(g: Tensor, threshold: Tensor, seed: Tensor | None, bits: int = 8) -> Tensor:
@@ -159,11 +171,11 @@ def quantize_g(g: Tensor, threshold: Tensor, seed: Tensor | None, bits: int = 8)
     inverse = inverse_step(threshold.float(), levels)
     if threshold.dim() == 1:
         inverse = _per_channel(inverse, g.dim() - 2)
-    scaled = torch.nan_to_num(g.detach().float() * inverse, nan=0.0).clamp(-levels, levels)
+    scaled = (g.detach().float() * inverse).nan_to_num_(nan=0.0).clamp_(-levels, levels)
     if seed is None:
-        q = torch.round(scaled)
+        q = scaled.round_()
     else:
-        q = torch.floor(scaled + uniform_from_index(g.shape, seed)).clamp(-levels, levels)
+        q = scaled.add_(uniform_from_index(g.shape, seed)).floor_().clamp_(-levels, levels)
     return _to_channels_last(q.to(torch.int8))
 
 
