@@ -8,7 +8,7 @@ import importlib.util
 from . import autotune
 from .config import DAQConfig
 from .conv import DAQConv1d, DAQConv2d, DAQConv3d
-from .convert import convert_model, revert_model
+from .convert import convert_model, revert_model, to_channels_last
 from .version import __version__
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "__version__",
     "convert_model",
     "revert_model",
+    "to_channels_last",
 ]
 
 autotune.enable_from_environment()

@@ -12,7 +12,13 @@ from torch import nn
 
 from . import autotune, ops
 from .config import DAQConfig
-from .convert import ConversionReport, convert_model, int8_layers, set_iteration
+from .convert import (
+    ConversionReport,
+    convert_model,
+    int8_layers,
+    set_iteration,
+    to_channels_last,
+)
 from .observe import Observer, merge
 from .quantizers import quantizers_of, synchronize
 
@@ -33,6 +39,9 @@ class DAQHook(Hook):
             many times slower.
         autotune: measure the CUDA kernels' tiles and splits where the cache on disk does not know
             them (`daq_mm.autotune.enable`); it stays on after the run. For models on a GPU alone.
+        channels_last: lay the weights of convolutions out channels-last, so that every activation
+            after the first convolution is, as the kernels compute (`to_channels_last`). Faster;
+            off by default, because a module that calls `view` on a feature map may refuse it.
     """
 
     priority = "HIGH"
@@ -44,14 +53,17 @@ class DAQHook(Hook):
         interval: int = 50,
         allow_reference: bool = False,
         autotune: bool = False,
+        channels_last: bool = False,
     ) -> None:
         self.config = DAQConfig.make(config)
         if not isinstance(interval, int) or interval < 1:
             raise ValueError(f"interval={interval!r} must be an integer of at least 1")
-        if not isinstance(autotune, bool):
-            raise ValueError(f"autotune={autotune!r} is not allowed: True or False")
+        for name, value in (("autotune", autotune), ("channels_last", channels_last)):
+            if not isinstance(value, bool):
+                raise ValueError(f"{name}={value!r} is not allowed: True or False")
         self.interval = interval
         self.autotune = autotune
+        self.channels_last = channels_last
         self.allow_reference = allow_reference
         self.report: ConversionReport | None = None
 
@@ -61,6 +73,8 @@ class DAQHook(Hook):
         self._check_backend(model)
         if self.autotune:
             self._enable_autotune(model)
+        if self.channels_last:
+            to_channels_last(model)
         report = convert_model(model, self.config)
         first_time = self.report is None
         if first_time:

@@ -80,12 +80,34 @@ def test_nothing_to_convert_is_an_error(tmp_path):
         (dict(config=dict(recipe="papr")), ValueError, "recipe='papr' is unknown; allowed: daq"),
         (dict(config=dict(clip=1)), TypeError, "unknown setting clip; allowed: recipe"),
         (dict(interval=0), ValueError, "interval=0 must be an integer of at least 1"),
+        (dict(autotune=1), ValueError, "autotune=1 is not allowed: True or False"),
+        (dict(channels_last="yes"), ValueError, "channels_last='yes' is not allowed: True or"),
     ],
 )
 def test_wrong_settings_are_told_at_once(arguments, error, words):
     with pytest.raises(error) as raised:
         DAQHook(**arguments)
     assert words in str(raised.value)
+
+
+def test_channels_last_is_the_same_training(tmp_path):
+    """Weights are turned before the first iteration, in the checkpoint too; values stay."""
+    ends, states = [], []
+    for channels_last in (False, True):
+        torch.manual_seed(0)
+        work_dir = tmp_path / str(channels_last)
+        hook = dict(HOOK, channels_last=channels_last)
+        model = toy_runner(work_dir, hook=hook, epochs=1).train()
+        ends.append([p.detach().clone() for p in model.parameters()])
+        states.append(torch.load(work_dir / "epoch_1.pth", weights_only=False)["state_dict"])
+        for name in ("stem", "body", "head"):
+            for weight in (model.get_submodule(name).weight, states[-1][f"{name}.weight"]):
+                assert weight.stride(1) == (1 if channels_last else weight[0, 0].numel())
+    for a, b in zip(*ends):
+        torch.testing.assert_close(a, b, rtol=0.02, atol=2e-3)
+    ToyModel().load_state_dict(
+        {k: v for k, v in states[1].items() if "gradient_quantizer" not in k}, strict=True
+    )
 
 
 def test_autotuning_is_refused_on_a_cpu(tmp_path):

@@ -52,7 +52,7 @@ RECOGNIZERS = [
 ]
 
 
-def step(model, batch):
+def step(model, batch, channels_last=False):
     """Convert, take one step by a small learning rate, and check what must have moved."""
     for module in model.modules():
         if type(module).__name__ == "TridentConv":
@@ -62,6 +62,8 @@ def step(model, batch):
                 torch.nn.init.zeros_(module.bias)
     # YOLOX's preprocessor asks the runner's hub how far the training is.
     MessageHub.get_current_instance().update_info("iter", 0)
+    if channels_last:
+        daq_mm.to_channels_last(model)
     report = daq_mm.convert_model(model)
     assert len(report.converted) > 5
     wrapper = OptimWrapper(
@@ -76,17 +78,24 @@ def step(model, batch):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("channels_last", [False, True], ids=["", "channels_last"])
 @pytest.mark.parametrize("name", DETECTORS, ids=lambda name: name.partition("/")[2][:24])
-def test_detector(name):
+def test_detector(name, channels_last):
     cfg = get_config(f"mmdet::{name}")
     cfg.default_scope = "mmdet"
-    step(build(cfg), detection_batch(128, 80))
+    model = build(cfg)
+    if channels_last and name.startswith("dcn/"):
+        with pytest.raises(ValueError, match="backbone.layer2.0.conv2: .*takes contiguous tensors"):
+            daq_mm.to_channels_last(model)
+        return
+    step(model, detection_batch(128, 80), channels_last)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("channels_last", [False, True], ids=["", "channels_last"])
 @pytest.mark.parametrize(("name", "clip"), RECOGNIZERS, ids=lambda v: str(v).partition("/")[2][:24])
-def test_recognizer(name, clip):
+def test_recognizer(name, clip, channels_last):
     cfg = get_config(f"mmaction::recognition/{name}")
     cfg.default_scope = "mmaction"
     classes = cfg.model.cls_head.num_classes
-    step(build(cfg), video_batch(clip, classes))
+    step(build(cfg), video_batch(clip, classes), channels_last)

@@ -133,6 +133,7 @@ def test_identity_names_what_was_changed(tiny_data):
     label = "exclude=neck.any,mcs_k=1.0,mcs_lambda=0.2,train_cfg.max_epochs=2"
     assert changed["label"] == label
     assert identity("--int8", "--settings", "mcs_k=1.1", "--label", "k")["label"] == "k"
+    assert identity("--int8", "--channels-last")["label"] == "channels_last=True"
 
 
 def test_autocast_goes_with_int8_or_stands_alone(tiny_data):
@@ -220,14 +221,16 @@ def final_state(work_dir):
 
 
 @pytest.mark.slow
-def test_a_killed_run_ends_as_an_uninterrupted_one(tiny_data):
+@pytest.mark.parametrize("layout", [(), ("--channels-last",)], ids=["contiguous", "channels_last"])
+def test_a_killed_run_ends_as_an_uninterrupted_one(tiny_data, layout):
     if not ops.kernels_built("cpu")[0]:
         pytest.skip(ops.kernels_built("cpu")[1])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     whole, killed = tiny_data / "whole", tiny_data / "killed"
-    subprocess.run(command(whole), check=True, env=environment, capture_output=True, timeout=900)
+    run = dict(check=True, env=environment, capture_output=True, timeout=900)
+    subprocess.run(command(whole, *layout), **run)
     process = subprocess.Popen(
-        command(killed),
+        command(killed, *layout),
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -239,13 +242,13 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(tiny_data):
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (killed / "epoch_4.pth").exists()
-    subprocess.run(
-        command(killed, "--resume"), check=True, env=environment, capture_output=True, timeout=900
-    )
+    subprocess.run(command(killed, *layout, "--resume"), **run)
     expected, actual = final_state(whole), final_state(killed)
     assert expected["state_dict"].keys() == actual["state_dict"].keys()
     for name, value in expected["state_dict"].items():
         assert torch.equal(value, actual["state_dict"][name]), name
+        assert value.stride() == actual["state_dict"][name].stride(), name
+    assert expected["state_dict"]["backbone.conv1.weight"].stride(1) == (1 if layout else 49)
     records = [read_record(folder / "record.json") for folder in (whole, killed)]
     assert all(record["finished"] for record in records)
     assert [p["loss"] for p in records[0]["curve"]] == [p["loss"] for p in records[1]["curve"]]

@@ -295,15 +295,6 @@ def _video_batch(config: dict, size: int, frames: int) -> Callable:
     return batch
 
 
-def to_memory_format(network: nn.Module, channels_last: bool) -> None:
-    """Lay weights of 2D and 3D convolutions out channels-last, in place."""
-    if channels_last:
-        for parameter in network.parameters():
-            if parameter.dim() in (4, 5):
-                layout = channels_last_format(parameter.dim() - 2)
-                parameter.data = parameter.data.contiguous(memory_format=layout)
-
-
 def inputs_to_memory_format(batch: tuple, channels_last: bool) -> tuple:
     """The batch with its pictures or clips channels-last."""
     images, *rest = batch

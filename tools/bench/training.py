@@ -11,10 +11,10 @@ import torch
 import torch._dynamo
 from torch import nn
 
-from daq_mm import DAQConfig
+from daq_mm import DAQConfig, to_channels_last
 
 from .modes import Mode
-from .networks import Network, inputs_to_memory_format, to_memory_format
+from .networks import Network, inputs_to_memory_format
 
 #: The first loss of a mode may differ from float32's by this share: all start from the same
 #: weights and the same batch, and neither bfloat16 nor INT8 moves a fresh network's loss by more.
@@ -51,7 +51,8 @@ class Trainer:
         self.mode = mode
         self.device = setting.device
         self.module = copy.deepcopy(network.module).to(setting.device)
-        to_memory_format(self.module, setting.channels_last)
+        if setting.channels_last:
+            to_channels_last(self.module)
         self.report = mode.convert(self.module, setting.config) if mode.convert else None
         torch.manual_seed(setting.seed)
         batch = network.batch(setting.batch, setting.device)
