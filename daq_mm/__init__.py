@@ -6,9 +6,10 @@ Importing it registers the INT8 layers and the hook with mmengine, where that is
 import importlib.util
 
 from . import autotune
+from .channels_last import to_channels_last
 from .config import DAQConfig
 from .conv import DAQConv1d, DAQConv2d, DAQConv3d
-from .convert import convert_model, revert_model, to_channels_last
+from .convert import convert_model, revert_model
 from .version import __version__
 
 __all__ = [

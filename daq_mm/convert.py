@@ -13,12 +13,10 @@ from fnmatch import fnmatchcase
 
 import torch
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
 
 from .config import DAQConfig
 from .conv import INT8_CLASSES, _Int8Mixin
 from .fuse import fuse_model, unfuse_model
-from .ops.layout import channels_last_format
 
 #: mmcv's wrappers of nn.Conv only mend empty batches on old versions of torch, so they may be
 #: swapped like the plain layers. By name, because mmcv is not required.
@@ -118,33 +116,6 @@ def revert_model(model: nn.Module) -> list[str]:
             module.__class__ = plain_class
             names.append(name)
     return names
-
-
-def to_channels_last(model: nn.Module) -> None:
-    """Lay the weights of 2D and 3D convolutions out channels-last, in place.
-
-    A convolution whose weight lies so returns its result so, whatever its input's layout: from the
-    first one on, INT8 layers and fused blocks, which compute channels-last, need not turn tensors
-    back and forth. Parameters stay the objects that an optimizer holds. `nn.Module.to` with a
-    memory format does it for 2D or for 3D weights, not for a model that has both.
-
-    A module of the model that calls `view` on a feature map, where `reshape` would serve both
-    layouts, may refuse it when it runs.
-
-    Raises:
-        ValueError: the model has deformable convolutions of mmcv, which refuse such tensors.
-    """
-    for name, module in model.named_modules():
-        kind = type(module)
-        if kind.__module__.startswith("mmcv.ops") and "DeformConv" in kind.__name__:
-            raise ValueError(
-                f"channels_last does not go with the model's {name}: mmcv's {kind.__name__} takes "
-                "contiguous tensors only; leave channels_last out"
-            )
-    for module in model.modules():
-        if isinstance(module, _ConvNd) and module.weight.dim() in (4, 5):
-            layout = channels_last_format(module.weight.dim() - 2)
-            module.weight.data = module.weight.data.contiguous(memory_format=layout)
 
 
 def set_iteration(model: nn.Module, iteration: int) -> None:

@@ -11,14 +11,9 @@ from mmengine.model import is_model_wrapper
 from torch import nn
 
 from . import autotune, ops
+from .channels_last import to_channels_last
 from .config import DAQConfig
-from .convert import (
-    ConversionReport,
-    convert_model,
-    int8_layers,
-    set_iteration,
-    to_channels_last,
-)
+from .convert import ConversionReport, convert_model, int8_layers, set_iteration
 from .observe import Observer, merge
 from .quantizers import quantizers_of, synchronize
 

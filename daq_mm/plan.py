@@ -114,6 +114,11 @@ class Plan:
     def units(self) -> list[UnitStep]:
         return [step for step in self.steps if isinstance(step, UnitStep)]
 
+    def called(self) -> list[str]:
+        """Paths of the modules that are called as they stand, in order of execution."""
+        calls = [step for step in self.steps if isinstance(step, CallStep)]
+        return [step.target for step in calls if step.kind == "module"]
+
 
 class NoPlan(Exception):
     """A block that cannot be planned; the message says why."""
@@ -151,7 +156,7 @@ def make_plan(
     Raises:
         NoPlan: its forward cannot be traced, or depends on the mode of training.
     """
-    checkpointed = getattr(module, "with_cp", False) is True
+    checkpointed = _checkpoints_itself(module, inline)
     graphs = []
     for training in (False, True):
         with _in_mode(module, training), _without_checkpointing(module, checkpointed):
@@ -160,6 +165,18 @@ def make_plan(
     if str(graph) != str(other):
         raise NoPlan("its forward is not the same in training and evaluation")
     return _Planner(module, other, allow_unsigned, saved_output).plan(inlined, checkpointed)
+
+
+def _checkpoints_itself(module: nn.Module, inline: Callable[[nn.Module], bool]) -> bool:
+    """Whether forward looks at its `with_cp`, which a backbone may have for its blocks alone."""
+    if getattr(module, "with_cp", False) is not True:
+        return False
+    with _without_checkpointing(module, True):
+        without, _ = _trace(module, inline)
+    try:
+        return str(_trace(module, inline)[0]) != str(without)
+    except NoPlan:
+        return True
 
 
 @contextlib.contextmanager

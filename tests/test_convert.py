@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from daq_mm import DAQConv2d, DAQConv3d, convert_model, revert_model, to_channels_last
+from daq_mm import DAQConv2d, DAQConv3d, convert_model, revert_model
 
 
 class Net(nn.Module):
@@ -35,39 +35,6 @@ def test_default_leaves_the_first():
     assert all(after[name] is parameters[name] for name in parameters)
     text = str(report)
     assert "2 converted" in text and "2 stay in floating point" in text
-
-
-@pytest.mark.parametrize("first", ["layout", "conversion"])
-def test_channels_last_from_the_first_convolution_on(first):
-    contiguous = Net()
-    model = copy.deepcopy(contiguous)
-    parameters = list(model.parameters())
-    for change in (to_channels_last, convert_model)[:: 1 if first == "layout" else -1]:
-        change(model)
-    convert_model(contiguous)
-    seen = {}
-    for name in ("stem", "body.0", "head", "up"):
-        module = model.get_submodule(name)
-        assert module.weight.is_contiguous(memory_format=torch.channels_last)
-        keep = lambda _, __, y, name=name: seen.update({name: y})  # noqa: E731
-        module.register_forward_hook(keep)
-    assert all(a is b for a, b in zip(model.parameters(), parameters))
-    x = torch.randn(2, 3, 9, 7)
-    y = model(x)
-    assert list(seen) == ["stem", "body.0", "head", "up"]
-    assert all(t.is_contiguous(memory_format=torch.channels_last) for t in seen.values())
-    torch.testing.assert_close(y, contiguous(x), rtol=0.05, atol=0.05)
-
-
-def test_channels_last_of_2d_and_3d_and_of_nothing_else():
-    model = nn.ModuleList([nn.Conv1d(4, 4, 3), nn.Conv2d(4, 4, 3), nn.Conv3d(4, 4, 3)])
-    model.append(nn.Linear(4, 4))
-    model.register_parameter("embedding", nn.Parameter(torch.zeros(1, 4, 3, 3)))
-    to_channels_last(model)
-    assert model[1].weight.is_contiguous(memory_format=torch.channels_last)
-    assert model[2].weight.is_contiguous(memory_format=torch.channels_last_3d)
-    rest = (model[0].weight, model[3].weight, model.embedding)
-    assert all(p.is_contiguous() for p in rest)
 
 
 def test_idempotent():

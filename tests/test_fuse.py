@@ -546,18 +546,3 @@ def test_input_of_two_convolutions_is_quantized_and_kept_once():
     assert len(in_8_bits) == 2 and in_8_bits[0].data_ptr() == in_8_bits[1].data_ptr()
     y.sum().backward()
     assert x.grad.isfinite().all()
-
-
-def test_foreign_modules_get_contiguous_tensors_of_contiguous_networks():
-    class NeedsContiguous(nn.Module):
-        def forward(self, x):
-            assert x.is_contiguous()
-            return x * 1
-
-    block = nn.Sequential(
-        *(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), NeedsContiguous()),
-        *(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), nn.ReLU()),
-    )
-    report = convert_model(block, dict(convert_first=True))
-    assert dict(report.fused)[""] == "0+1+relu, 4+5+relu"
-    assert block(torch.randn(2, 8, 6, 6)).is_contiguous()
