@@ -36,6 +36,9 @@ _ANY_LAYOUT = frozenset(
 #: The attribute of a module that its plan is kept in.
 PLAN = "_daq_plan"
 
+#: The argument by which a plan tells one that it calls that the network is built contiguous.
+_CONTIGUOUS = "_daq_contiguous"
+
 
 def is_fused(module: nn.Module) -> bool:
     """Whether the block has a plan."""
@@ -46,11 +49,12 @@ def is_fused(module: nn.Module) -> bool:
 def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
     """Run a block by its plan, or as it was written where the plan does not hold."""
     plan: Plan = self.__dict__[PLAN]
+    contiguous = kwargs.pop(_CONTIGUOUS, False)
     if kwargs or not _plan_holds(self, plan, args):
         return type(self).forward(self, *args, **kwargs)
     if plan.checkpointed and self.with_cp and torch.is_grad_enabled():
-        return checkpoint(_run, self, plan, *args, use_reentrant=False)
-    return _run(self, plan, *args)
+        return checkpoint(_run, self, plan, contiguous, *args, use_reentrant=False)
+    return _run(self, plan, contiguous, *args)
 
 
 def _plan_holds(module: nn.Module, plan: Plan, args: tuple) -> bool:
@@ -88,8 +92,10 @@ def _has_hooks(module: nn.Module) -> bool:
     )
 
 
-def _run(module: nn.Module, plan: Plan, *args: Tensor) -> Any:
-    contiguous = not _is_channels_last(args[0])
+def _run(module: nn.Module, plan: Plan, contiguous: bool, *args: Tensor) -> Any:
+    """Run a plan; `contiguous`: the network is built so, although these arguments are not."""
+    gives_back = not _is_channels_last(args[0])
+    contiguous |= gives_back
     values = dict(zip(plan.inputs, args))
     for step in plan.steps:
         if isinstance(step, UnitStep):
@@ -100,7 +106,7 @@ def _run(module: nn.Module, plan: Plan, *args: Tensor) -> Any:
             values[step.out] = _call(module, step, values, contiguous)
         for name in step.free:
             del values[name]
-    return _resolve(plan.output, values, contiguous)
+    return _resolve(plan.output, values, gives_back)
 
 
 def _call_module(module: nn.Module, step: CallStep, values: dict[str, Any]) -> Any:
@@ -113,7 +119,7 @@ def _call_module(module: nn.Module, step: CallStep, values: dict[str, Any]) -> A
     if is_fused(child) and not step.kwargs:
         args = _resolve(step.args, values)
         if _plan_holds(child, child.__dict__[PLAN], args):
-            return child(*(_to_channels_last(x) for x in args))
+            return child(*(_to_channels_last(x) for x in args), **{_CONTIGUOUS: True})
     return _call(module, step, values, contiguous=True)
 
 

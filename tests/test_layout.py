@@ -83,9 +83,9 @@ def layouts(monkeypatch):
     seen = []
     run = run_plan._run
 
-    def spy(module, plan, *args):
+    def spy(module, plan, contiguous, *args):
         seen.append((type(module).__name__, run_plan._is_channels_last(args[0])))
-        return run(module, plan, *args)
+        return run(module, plan, contiguous, *args)
 
     monkeypatch.setattr(run_plan, "_run", spy)
     return seen
@@ -150,6 +150,19 @@ def test_a_block_that_may_look_at_its_input_gets_it_contiguous(what, layouts):
     sum(y.sum() for y in results).backward()
     if what == "hook inside":
         assert layouts.count(("Basic", True)) == 3
+
+
+@pytest.mark.parametrize("with_cp", [False, True])
+def test_a_foreign_module_inside_a_block_gets_contiguous_tensors(with_cp, layouts):
+    """As mmcv's deformable convolution in a Bottleneck, which refuses others."""
+    torch.manual_seed(0)
+    backbone = Backbone(with_cp=with_cp)
+    backbone.stages[1][1].bn1 = nn.Sequential(NeedsContiguous(), nn.BatchNorm2d(16))
+    convert_model(backbone)
+    results = backbone(torch.randn(2, 3, 32, 32))
+    sum(y.sum() for y in results).backward()
+    assert layouts[:5] == [("Backbone", False)] + 4 * [("Basic", True)]
+    assert all(y.is_contiguous() for y in results)
 
 
 def test_a_backbone_with_blocks_that_checkpoint_runs_its_stem_once(layouts):
