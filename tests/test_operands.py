@@ -51,6 +51,8 @@ def changed(part: str, groups: int = 1) -> set[str]:
         ("w", {"y", "below"}),
         ("w_by_channel", {"y", "below"}),
         ("forward", {"y", "dw", "below"}),
+        ("x_by_channel", {"y", "dw"}),
+        ("forward_folded", {"y", "dw", "below"}),
         ("grad_input", {"below"}),
         ("grad_weight", {"dw"}),
         ("all", {"y", "dw", "below"}),
@@ -58,6 +60,26 @@ def changed(part: str, groups: int = 1) -> set[str]:
 )
 def test_a_part_changes_what_depends_on_it(part, expected, groups):
     assert changed(part, groups) == expected
+
+
+@pytest.mark.parametrize("groups", [1, 2, 8])
+def test_channels_on_grids_of_their_own_lose_less_where_they_differ_in_size(groups):
+    torch.manual_seed(0)
+    size = 4.0 ** torch.arange(-4, 4).float()
+    x = (torch.randn(4, 8, 9, 9) * size.view(1, -1, 1, 1)).relu()
+    w = torch.randn(16, 8 // groups, 3, 3) / size.view(groups, -1).repeat_interleave(
+        16 // groups, 0
+    ).view(16, -1, 1, 1)
+    exact = nn.functional.conv2d(x, w, groups=groups)
+
+    def error(x, w):
+        return (nn.functional.conv2d(x, w, groups=groups) - exact).norm() / exact.norm()
+
+    q_x, step = operands.on_grid_by_channel(x)
+    assert ((q_x / step.view(1, -1, 1, 1)).round().amax((0, 2, 3)) == 255).all()
+    q_w = operands.folded_weight_on_grid(w, step, groups)
+    by_tensor = error(operands.on_grid(x), operands.weight_on_grid(w, by_channel=True))
+    assert error(q_x, q_w) < 0.02 < 0.1 * by_tensor
 
 
 @pytest.mark.parametrize("groups", [1, 8])

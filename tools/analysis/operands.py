@@ -21,12 +21,16 @@ Tensor = torch.Tensor
 
 #: What each part quantizes: of the forward pass (x, w) and of the two backward products (the
 #: gradient in grad-input, in grad-weight). x and w are used quantized wherever they are used.
+#: "w folded" is w times the steps of x's channels, on a grid for each output channel, as the method
+#: folds the gradient's steps into grad-input's weight.
 PARTS: dict[str, frozenset[str]] = {
     "x": frozenset({"x"}),
     "w": frozenset({"w"}),
     "w_by_channel": frozenset({"w by channel"}),
     "forward": frozenset({"x", "w"}),
     "forward_by_channel": frozenset({"x", "w by channel"}),
+    "x_by_channel": frozenset({"x by channel"}),
+    "forward_folded": frozenset({"x by channel", "w folded"}),
     "grad_input": frozenset({"grad-input"}),
     "grad_weight": frozenset({"grad-weight"}),
     "all": frozenset({"x", "w", "grad-input", "grad-weight"}),
@@ -83,6 +87,27 @@ def on_grid(values: Tensor, share: float = 1.0) -> Tensor:
     return (q.float() - zero_point) * step
 
 
+def on_grid_by_channel(values: Tensor) -> tuple[Tensor, Tensor]:
+    """An activation with a grid for each channel, unsigned where the tensor has no negative value.
+
+    Returns:
+        the values on the grids; their steps, float32 (C,), 1 where a channel has only zeros.
+    """
+    threshold = reference.absolute_maximum(values, (0, *range(2, values.dim())))
+    levels = reference.unsigned_levels(8) if values.amin() >= 0 else reference.signed_levels(8)
+    step = threshold / levels
+    step = torch.where(step > 0, step, torch.ones_like(step))
+    by_channel = step.view(1, -1, *[1] * (values.dim() - 2))
+    return torch.round(values / by_channel) * by_channel, step
+
+
+def folded_weight_on_grid(w: Tensor, x_step: Tensor, groups: int) -> Tensor:
+    """w (Co, Ci / groups, *) on grids of w times x's steps, one for each output channel."""
+    rows = x_step.view(groups, 1, -1).expand(-1, w.shape[0] // groups, -1).reshape(w.shape[:2])
+    rows = rows.view(*w.shape[:2], *[1] * (w.dim() - 2))
+    return weight_on_grid(w * rows, by_channel=True) / rows
+
+
 def weight_on_grid(w: Tensor, by_channel: bool = False) -> Tensor:
     """A weight on the grid of its absolute maximum, or on one for each output channel."""
     if not by_channel:
@@ -106,6 +131,10 @@ class _Convolution(torch.autograd.Function):
     def forward(ctx, x, w, bias, layer, part, share) -> Tensor:
         if "x" in part:
             x = on_grid(x, share)
+        if "x by channel" in part:
+            x, x_step = on_grid_by_channel(x)
+        if "w folded" in part:
+            w = folded_weight_on_grid(w, x_step, layer.groups)
         if "w" in part or "w by channel" in part:
             w = weight_on_grid(w, by_channel="w by channel" in part)
         ctx.save_for_backward(x, w)
