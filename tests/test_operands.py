@@ -140,9 +140,22 @@ def test_bad_input_is_told():
 
 
 def test_depthwise_layers_have_medians_of_their_own():
-    rows = {name: dict(error=e, kept=1.0, noise=e) for name, e in zip("abc", (1.0, 2.0, 6.0))}
+    rows = {
+        name: dict.fromkeys(study_start.COMPARED, 1.0) | {"noise": e}
+        for name, e in zip("abc", (1.0, 2.0, 6.0))
+    }
     found = study_start.medians_of(rows, {"c"})
     assert [found[group]["noise"] for group in ("all", "depthwise", "others")] == [2.0, 6.0, 1.5]
     assert list(study_start.medians_of(rows, set())) == ["all"]
     model, *_ = layer_and_operands(groups=8)
     assert study_start.depthwise(model) == {"2"}
+
+
+def test_a_part_in_place_leaves_the_parameters_to_their_optimizer():
+    model, x, g = layer_and_operands()
+    expected = step(operands.quantize_part(model, "x"), x, g)
+    parameters = list(model.parameters())
+    assert operands.quantize_part(model, "x", in_place=True) is model
+    assert all(a is b for a, b in zip(model.parameters(), parameters))
+    for name, value in step(model, x, g).items():
+        assert torch.equal(value, expected[name])

@@ -29,3 +29,17 @@ def test_an_error_is_what_is_lost_and_what_is_added():
     assert found["kept"] == pytest.approx(0.8)
     assert found["noise"] == pytest.approx(0.5)
     assert found["error"] == pytest.approx((0.2**2 + 0.5**2) ** 0.5)
+
+
+def test_batches_that_err_alike_err_in_the_mean():
+    signal, across = torch.tensor([3.0, 4.0, 0.0, 0.0]), torch.tensor([0.0, 0.0, 5.0, 0.0])
+    aside = torch.tensor([0.0, 0.0, 0.0, 5.0])
+    exact = [signal + across, signal - across]
+    alike = study_start.compare([e + 0.2 * aside for e in exact], exact)
+    assert alike["noise"] == pytest.approx(0.2 / 2**0.5)
+    assert alike["noise_of_mean"] == pytest.approx(0.2)
+    found = [exact[0] + 0.2 * aside, exact[1] - 0.2 * aside]
+    apart = study_start.compare(found, exact)
+    assert apart["noise"] == pytest.approx(alike["noise"])
+    assert apart["noise_of_mean"] == pytest.approx(0, abs=1e-6)
+    assert apart["kept_of_mean"] == pytest.approx(1)

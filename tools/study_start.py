@@ -11,9 +11,9 @@ batches: `error` |g' - g| / |g|; `kept` <g', g> / <g, g>, the share of g that is
 g' has besides that share, over |g|; `between_batches` |g - h| / |g| of the gradients g, h of two
 batches, which is 1.41 if they have nothing in common.
 
-A recipe may carry settings: daq:unsigned_activations=False,rounding=stochastic. For the gradients,
-only:x, only:w and so on (analysis/operands.py) quantize one operand and nothing else: which of them
-an error comes from. The record's `medians` are over layers: all, and depthwise ones apart.
+A recipe may carry settings: daq:unsigned_activations=False,rounding=stochastic. And only:x, only:w
+and so on (analysis/operands.py) quantize one operand and nothing else: which of them an error, or a
+delay, comes from. The record's `medians` are over layers: all, and depthwise ones apart.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ from daq_mm.reproducible import EpochSeedHook
 CONTROL = "fp32~1e-6"
 ONLY = "only"
 SMOOTHING = 20
+#: What is told of the gradients of each layer.
+COMPARED = ("error", "kept", "noise", "kept_of_mean", "noise_of_mean")
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -84,10 +86,8 @@ class StopHook(Hook):
 def train(args: argparse.Namespace, text: str, seed: int, iterations: int) -> tuple:
     """The runner after so many iterations by a recipe, and its losses."""
     recipe, settings = split_recipe(text)
-    if recipe == ONLY:
-        raise UsageError(f"{text} is for --gradients-at; give --iterations 0 to leave curves out")
     cfg = load_config(args.config, copy.deepcopy(args.cfg_options))
-    set_recipe(cfg, "fp32" if recipe == CONTROL else recipe)
+    set_recipe(cfg, "fp32" if recipe in (CONTROL, ONLY) else recipe)
     for hook in cfg.custom_hooks:
         if hook["type"] == "DAQHook":
             hook["config"].update(settings)
@@ -106,6 +106,8 @@ def train(args: argparse.Namespace, text: str, seed: int, iterations: int) -> tu
         runner.model.init_weights = lambda: None
         for weight in runner.model.parameters():
             weight.data *= 1 + 1e-6 * torch.randn(weight.shape, generator=generator)
+    if recipe == ONLY:
+        with_part(runner.model, text, in_place=True)
     stop = StopHook(iterations)
     runner.register_hook(EpochSeedHook())
     runner.register_hook(stop, priority="LOWEST")
@@ -166,16 +168,18 @@ def distance(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a - b).norm() / b.norm().clamp_min(1e-30))
 
 
+def kept_and_noise(found: torch.Tensor, exact: torch.Tensor) -> tuple[float, float]:
+    """The share of `exact` in `found`, and what is beside it, relative to `exact`."""
+    kept = float((found * exact).sum() / exact.square().sum())
+    return kept, float((found - kept * exact).norm() / exact.norm())
+
+
 def compare(found: list[torch.Tensor], exact: list[torch.Tensor]) -> dict[str, float]:
-    """Means over batches of the error, of the share kept and of the noise beside it."""
-    kept = [float((f * e).sum() / e.square().sum()) for f, e in zip(found, exact)]
-    return {
-        "error": statistics.fmean(map(distance, found, exact)),
-        "kept": statistics.fmean(kept),
-        "noise": statistics.fmean(
-            float((f - k * e).norm() / e.norm()) for f, e, k in zip(found, exact, kept)
-        ),
-    }
+    """Means over batches of error, share kept and noise beside it; the latter two of means too."""
+    kept, noise = zip(*map(kept_and_noise, found, exact))
+    of_mean = kept_and_noise(torch.stack(found).mean(0), torch.stack(exact).mean(0))
+    values = (statistics.fmean(map(distance, found, exact)), *map(statistics.fmean, (kept, noise)))
+    return dict(zip(COMPARED, (*values, *of_mean)))
 
 
 def gradients(args: argparse.Namespace) -> dict:
@@ -221,14 +225,19 @@ def copied_by(text: str, model) -> torch.nn.Module:
     """A copy of the model that computes by a recipe, or with one operand quantized."""
     recipe, settings = split_recipe(text)
     if recipe == ONLY:
-        try:
-            return quantize_part(model, text.partition(":")[2])
-        except ValueError as error:
-            raise UsageError(str(error)) from error
+        return with_part(model, text)
     model = copy.deepcopy(model)
     if recipe not in ("fp32", "bf16"):
         daq_mm.convert_model(model, {"recipe": recipe, **settings})
     return model
+
+
+def with_part(model, text: str, in_place: bool = False) -> torch.nn.Module:
+    """`quantize_part` of 'only:PART'."""
+    try:
+        return quantize_part(model, text.partition(":")[2], in_place)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def depthwise(model) -> set[str]:
@@ -249,10 +258,7 @@ def medians_of(rows: dict[str, dict[str, float]], apart: set[str]) -> dict[str, 
         "others": [name for name in rows if name not in apart],
     }
     return {
-        group: {
-            key: statistics.median(rows[name][key] for name in names)
-            for key in ("error", "kept", "noise")
-        }
+        group: {key: statistics.median(rows[name][key] for name in names) for key in COMPARED}
         for group, names in groups.items()
         if names and (group == "all" or apart)
     }

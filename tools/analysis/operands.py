@@ -39,9 +39,9 @@ PARTS: dict[str, frozenset[str]] = {
 CLIPPED = "x_at_"
 
 
-def quantize_part(model: nn.Module, part: str) -> nn.Module:
-    """A copy of the model in which one part of `PARTS` is quantized, in the convolutions that
-    `daq_mm.convert_model` would convert. 'x_at_0.8' is x, clipped at 0.8 of its absolute maximum.
+def quantize_part(model: nn.Module, part: str, in_place: bool = False) -> nn.Module:
+    """A copy of the model, or itself, in which one part of `PARTS` is quantized, in convolutions
+    that `daq_mm.convert_model` would convert. 'x_at_0.8' is x, clipped at 0.8 of its maximum.
 
     Raises:
         ValueError: an unknown part, or nothing to convert.
@@ -56,7 +56,8 @@ def quantize_part(model: nn.Module, part: str) -> nn.Module:
     names = [name for name, _ in daq_mm.convert_model(copy.deepcopy(model)).converted]
     if not names:
         raise ValueError("the model has no convolution to quantize")
-    model = copy.deepcopy(model)
+    if not in_place:
+        model = copy.deepcopy(model)
     for name in names:
         layer = model.get_submodule(name)
         layer.forward = _quantized_forward(layer, PARTS[quantized], share)
