@@ -50,7 +50,8 @@ def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
     """Run a block by its plan, or as it was written where the plan does not hold."""
     plan: Plan = self.__dict__[PLAN]
     contiguous = kwargs.pop(_CONTIGUOUS, False)
-    if kwargs or not _plan_holds(self, plan, args):
+    # The plan that tells so has looked whether this one holds.
+    if not contiguous and (kwargs or not _plan_holds(self, plan, args)):
         return type(self).forward(self, *args, **kwargs)
     if plan.checkpointed and self.with_cp and torch.is_grad_enabled():
         return checkpoint(_run, self, plan, contiguous, *args, use_reentrant=False)
