@@ -125,6 +125,24 @@ def test_settings_and_options_make_runs_of_their_own(tmp_path, run):
     assert settings == {"include": "[backbone.*]"}
 
 
+def test_a_start_is_made_once_and_before_the_runs(tmp_path, run, monkeypatch, capsys):
+    maker, trace = tmp_path / "maker.py", tmp_path / "made"
+    monkeypatch.setattr(launch, "PREPARE_START", maker)
+    text = f"import sys; open({str(trace)!r}, 'a').write(' '.join(sys.argv[1:]) + chr(10))"
+    maker.write_text(f"{text}; sys.exit(1)")
+    start = tmp_path / "start_fp32.py"
+    start.write_text("")
+    path = suite(tmp_path, start=str(start))
+    assert run(path, "--dry-run") == 0
+    assert not trace.exists()
+    # the runs are started all the same: what they lack is theirs to tell
+    assert run(path) == 0
+    assert f"{start} could not be trained" in capsys.readouterr().out
+    assert trace.read_text() == f"{start} --threads 1\n"
+    assert run(path) == 0
+    assert len(trace.read_text().splitlines()) == 1, "nothing is missing, so no start is needed"
+
+
 def test_a_killed_training_goes_on(tmp_path, run):
     path = suite(tmp_path, "slow", recipes=["daq"], seeds=[0])
     process = in_background(path, tmp_path / "records")
@@ -193,6 +211,7 @@ def test_two_suites_share_the_work(tmp_path):
     [
         ({"epochs": 3}, "unknown keys ['epochs']"),
         ({"config": "gone.py"}, "names gone.py, which does not exist"),
+        ({"start": "gone.py"}, "names gone.py, which does not exist"),
         ({"seeds": [0, 0]}, "two runs net-fp32-seed0; give one cell a 'label'"),
         ({"settings": [{}, {"a": 1}], "recipes": ["daq"], "label": "x"}, "'label' for 2 settings"),
         ({"settings": {"mcs_k": 1.1}}, "INT8 'settings' for the recipes fp32 or bf16"),

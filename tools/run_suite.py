@@ -3,10 +3,11 @@
 
 A suite is a JSON file: {"about": "...", "cells": [{"config": FILE, "recipes": [...],
 "seeds": [...], "settings": {DAQConfig field: value}, "options": {"max_epochs": N, dotted.key:
-value}, "label": "...", "allow_reference": true}]}. The last four may be left out, and `settings`
-may be a list, each entry of which is a training of its own. Each training is a process of
-tools/train.py with its own log; one that fails is reported, and the others go on. Several suites
-may run at the same time, on the same records too: a run is trained by one of them.
+value}, "label": "...", "allow_reference": true, "start": FILE}]}. The last five may be left out;
+`settings` may be a list, each entry of which is a training of its own; `start` is a config whose
+backbone, trained first by tools/prepare_start.py, the cell's config starts from. Each training is a
+process of tools/train.py with its own log; one that fails is reported, and the others go on.
+Several suites may run at the same time, on the same records too: a run is trained by one of them.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sys
 from pathlib import Path
 
 from common.errors import UsageError
+from suite_runner import launch
 from suite_runner.cells import finished_record, read_suite
 from suite_runner.loop import Loop, Plan
 
@@ -76,6 +78,9 @@ def main(arguments: list[str] | None = None) -> int:
     if args.dry_run:
         print("\n".join(run.name for run in missing))
         return 0
+    for start in sorted({run.start for run in missing if run.start}):
+        if not launch.prepare_start(start, plan.threads):
+            print(f"{start} could not be trained: the runs that start from it will fail")
     failed = Loop(runs, plan).run()
     if failed:
         print(f"{len(failed)} of {len(missing)} runs failed: {', '.join(r.name for r in failed)}")

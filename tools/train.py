@@ -26,6 +26,7 @@ from common.configs import (
 from common.metrics import metric_of
 from common.provenance import plain
 from common.schema import METRICS, label_of
+from common.starts import check_starts
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -113,6 +114,7 @@ def merge_args(args: argparse.Namespace):
     name = f"{Path(args.config.split('::')[-1]).stem}_{recipe_of(cfg)}"
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or f"work_dirs/{name}"
     check_data(cfg, ("train", "val"))
+    args.starts = check_starts(cfg)
     if args.resume:
         checkpoint = resume_from(args.resume, cfg.work_dir)
         cfg.resume = checkpoint is not None
@@ -178,6 +180,7 @@ def identity_of(cfg, args: argparse.Namespace) -> dict:
         "config": args.config,
         "settings": settings_of(cfg),
         "options": options,
+        "starts": args.starts,
         "label": label,
     }
 

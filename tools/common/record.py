@@ -21,7 +21,7 @@ class RecordHook(Hook):
     Args:
         path: JSON file to write.
         identity: the fields `task`, `network`, `dataset`, `recipe`, `seed`, `metric`, `config`,
-            `settings`, `options` and `label`.
+            `settings`, `options`, `starts` and `label`.
 
     The curve travels in the checkpoints, so that a resumed run's record continues where its
     weights do; a validation that a kill cut off is made up for at the start. Times are wall

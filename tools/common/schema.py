@@ -44,7 +44,7 @@ REQUIRED = {
 }
 
 #: Fields that came later; a record without one is read as if it had this value.
-DEFAULTS = {"config": "", "settings": {}, "options": {}, "label": ""}
+DEFAULTS = {"config": "", "settings": {}, "options": {}, "starts": {}, "label": ""}
 
 
 def label_of(settings: Mapping[str, Any], options: Mapping[str, Any]) -> str:

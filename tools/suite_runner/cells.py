@@ -11,7 +11,7 @@ from common.errors import UsageError
 from common.schema import label_of, read_record, run_name
 
 REQUIRED = {"config", "recipes", "seeds"}
-OPTIONAL = {"options", "settings", "label", "allow_reference"}
+OPTIONAL = {"options", "settings", "label", "allow_reference", "start"}
 LONGEST_NAME = 120
 
 
@@ -24,6 +24,7 @@ class Run:
         settings: fields of DAQConfig that differ from the recipe's, sorted pairs.
         label: words for both in names and tables; '' for the plain run.
         allow_reference: train in INT8 where only the slow reference can.
+        start: config whose backbone, trained in FP32, the run starts from; '' for none.
     """
 
     config: str
@@ -33,6 +34,7 @@ class Run:
     settings: tuple[tuple[str, Any], ...] = ()
     label: str = ""
     allow_reference: bool = False
+    start: str = ""
 
     @property
     def name(self) -> str:
@@ -86,8 +88,9 @@ def _runs_of(cell: dict, path: Path) -> list[Run]:
             f"a cell of {path} has unknown keys {sorted(unknown)} or lacks {sorted(missing)}; "
             f"allowed: {sorted(allowed)}"
         )
-    if not Path(cell["config"]).is_file():
-        raise UsageError(f"suite {path} names {cell['config']}, which does not exist")
+    for config in (cell["config"], *([cell["start"]] if "start" in cell else [])):
+        if not Path(config).is_file():
+            raise UsageError(f"suite {path} names {config}, which does not exist")
     options, settings = cell.get("options", {}), cell.get("settings", {})
     choices = settings if isinstance(settings, list) else [settings]
     if "label" in cell and len(choices) > 1:
@@ -106,6 +109,7 @@ def _runs_with(cell: dict, options: dict, settings: dict, path: Path) -> list[Ru
         Run(
             *(cell["config"], recipe, seed, _frozen(options), _frozen(settings), label),
             allow_reference=bool(cell.get("allow_reference", False)),
+            start=cell.get("start", ""),
         )
         for seed in cell["seeds"]
         for recipe in cell["recipes"]

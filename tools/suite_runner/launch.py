@@ -14,6 +14,7 @@ from typing import IO, Any
 from .cells import Run
 
 TRAIN = Path(__file__).resolve().parents[1] / "train.py"
+PREPARE_START = TRAIN.with_name("prepare_start.py")
 
 
 @dataclasses.dataclass
@@ -76,6 +77,12 @@ def start(run: Run, record: Path, work_dir: Path, threads: int, lock: IO, attemp
             pass_fds=(lock.fileno(),),
         )
     return Job(run, process, time.monotonic(), attempt)
+
+
+def prepare_start(config: str, threads: int) -> bool:
+    """Make the weights that runs start from, unless they are there; whether that succeeded."""
+    command = [sys.executable, str(PREPARE_START), config, "--threads", str(threads)]
+    return subprocess.run(command, stdin=subprocess.DEVNULL).returncode == 0
 
 
 def stop(jobs: list[Job], patience: float = 10) -> None:
