@@ -13,6 +13,7 @@ import collect_results
 from collect import curves, figures, matrices, records, summary, tables
 from collect.published import Published, read_published
 from collect.suite import expected_runs
+from common.errors import UsageError
 from common.schema import METRICS
 from daq_mm.config import RECIPES, DAQConfig
 from record_samples import record, write
@@ -340,3 +341,21 @@ def test_filters_reach_the_further_tables(large, tmp_path):
     values = [float(cells[2].split()[0]) for cells in networks]
     assert values == sorted(values, reverse=True) and len(values) == 21
     assert over_networks == ["all", "mean over networks", ""]
+
+
+def test_other_networks_can_be_left_out(tmp_path, capsys):
+    suite = small_suite(tmp_path)
+    folder = tmp_path / "records"
+    write(folder, *(made(run, 0.8) for run in read_suite(suite) if run.seed == 0))
+    arguments = [str(folder), "--suite", str(suite), "--out", str(tmp_path), "--name", "t"]
+    names = ["--networks", "resnet18_digits"]
+    assert collect_results.main([*arguments, *names]) == 0
+    text = (tmp_path / "t.md").read_text()
+    assert "resnet18_digits" in text
+    assert "retinanet" not in text
+    assert len((tmp_path / "t.sha256").read_text().splitlines()) == 3
+    assert collect_results.main([*arguments, *names, "--check"]) == 0
+    assert collect_results.main([*arguments, "--check"]) == 1
+    with pytest.raises(UsageError, match="no record is of network 'resnet81'; there are: resnet18"):
+        collect_results.main([*arguments, "--networks", "resnet81"])
+    capsys.readouterr()

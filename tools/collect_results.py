@@ -37,6 +37,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         "--suite", type=Path, nargs="*", default=[], help="suites whose missing runs to tell"
     )
     parser.add_argument(
+        "--networks", nargs="+", default=[], metavar="NAME", help="leave all others out"
+    )
+    parser.add_argument(
         "--matrices", action="store_true", help="also tables of networks by methods, and ablation"
     )
     parser.add_argument("--figures", action="store_true", help="draw figures beside the tables")
@@ -55,7 +58,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Write (or check) the tables and figures, and splice the table into documents."""
     args = parse_args(arguments)
-    frame = records.read_records(args.records)
+    frame = records.of_networks(records.read_records(args.records), args.networks)
     table = summary.summarize(frame, expected=expected_of(args, frame))
     published = read_published(args.published)
     times = not args.without_times
@@ -106,7 +109,8 @@ def expected_of(args: argparse.Namespace, frame):
         return None
     from collect.suite import expected_runs
 
-    return expected_runs(args.suite, frame)
+    expected = expected_runs(args.suite, frame)
+    return expected[expected.network.isin(args.networks)] if args.networks else expected
 
 
 def matrices_of(frame, table, published) -> dict[str, tuple[list, list[str]]]:

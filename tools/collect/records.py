@@ -87,6 +87,19 @@ def read_records(paths: list[Path]) -> pd.DataFrame:
     return frame
 
 
+def of_networks(frame: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    """The runs of these networks alone; all of them if no name is given.
+
+    Raises:
+        UsageError: a network of which there is no run.
+    """
+    known = sorted(set(frame.network))
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise UsageError(f"no record is of network {unknown[0]!r}; there are: {', '.join(known)}")
+    return frame[frame.network.isin(names)].reset_index(drop=True) if names else frame
+
+
 def variant_of(options: Mapping[str, Any]) -> str:
     """The config's overrides as JSON, those of its precision left out."""
     task = {name: value for name, value in options.items() if name not in PRECISION_OPTIONS}
