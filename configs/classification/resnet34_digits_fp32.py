@@ -21,4 +21,4 @@ model = dict(
         zero_init_residual=False,
         style='pytorch'),
     head=dict(type='daq_mm.models.ClassificationHead', in_channels=256, num_classes=10))
-train_cfg = dict(max_epochs=6)
+train_cfg = dict(max_epochs=4)

@@ -1,1 +1,0 @@
-_base_ = ['./tsm_r18_digits_fp32.py', '../_base_/int8.py']
