@@ -1,7 +1,8 @@
-# ResNet-50 of half the usual width, on pictures of 64 pixels.
+# ResNet-50 of half the usual width, on pictures of 64 pixels. In its four epochs it leaves the loss of
+# guessing late; in a run of AdamW at 2e-3, of which no record is kept, it did not (13 % right).
 _base_ = [
     '../_base_/datasets/digits_classification.py',
-    '../_base_/schedules/adamw_cosine.py',
+    '../_base_/schedules/sgd_cosine.py',
     '../_base_/runtimes/classification.py',
 ]
 
