@@ -60,6 +60,7 @@ class DAQConfig:
             detector's head does that is shared by the levels of a pyramid. Not in the paper.
         discriminator_interval: gradients between two evaluations of the discriminator, >= 1.
         ui8_interval: gradients between two searches of 'ui8' for its threshold, >= 1.
+            Use 1 where a layer runs on several feature maps a step, as a detector's head does.
         ui8_alpha, ui8_beta: of the factor max(exp(-alpha d_c), beta) on the layer's weight and
             bias gradients; alpha >= 0 and 0 < beta <= 1. beta = 1 turns it off.
         warmup_iters: training iterations in floating point before INT8 begins, >= 0.
