@@ -259,6 +259,20 @@ def test_shape_video_set(tmp_path):
     assert not used[0] & used[1]
 
 
+def test_shape_video_test_set_has_new_clips_of_the_digits_of_validation(tmp_path):
+    settings = dict(seed=0, counts=dict(test=20), side=56, frames=8)
+    assert shape_video.prepare_test(tmp_path / "a", **settings)
+    assert not shape_video.prepare_test(tmp_path / "a", **settings)
+    rows = video_check.read_list(tmp_path / "a", "test")
+    assert [label for _, label in rows] == list(range(10)) * 2
+    used = set(sum(json.loads((tmp_path / "a/test_samples.json").read_text()), []))
+    known = digits.split_indexes("val", 0)
+    assert used <= set(sum((known[digit].tolist() for digit in range(10)), []))
+    for split in digits.SPLITS:
+        _, content, _ = shape_video.make_video(0, split=split, seed=0, side=56, frames=8)
+        assert content != (tmp_path / "a/test/000000.avi").read_bytes()
+
+
 @pytest.fixture
 def real_root(tmp_path) -> Path:
     """A data root where every real set is laid out with files as small as the check allows."""

@@ -21,6 +21,7 @@ from suite_runner.estimate import History, in_words, seconds_left
 
 TESTS = Path(__file__).parent
 STUB = TESTS / "stub_trainer.py"
+STUB_TESTER = TESTS / "stub_tester.py"
 DRIVER = (
     f"import sys; sys.path[:0] = [{str(TESTS.parent / 'tools')!r}]; import pathlib, run_suite;"
     "from suite_runner import launch;"
@@ -41,6 +42,7 @@ def suite(tmp_path, text="", **cell):
 def run(tmp_path, monkeypatch):
     """Run a suite in this process with the stub for a trainer; returns the exit status."""
     monkeypatch.setattr(launch, "TRAIN", STUB)
+    monkeypatch.setattr(launch, "TEST", STUB_TESTER)
 
     def run(path, *arguments):
         return run_suite.main([str(path), "--records", str(tmp_path / "records"), *arguments])
@@ -123,6 +125,47 @@ def test_settings_and_options_make_runs_of_their_own(tmp_path, run):
     assert settings == {"mcs_lambda": "0.1"}
     settings = read_record(tmp_path / "records/net-daq-body-seed0.json")["settings"]
     assert settings == {"include": "[backbone.*]"}
+
+
+def what_was_tested(tmp_path):
+    """For each run, what was tested."""
+    files = (tmp_path / "runs").glob("*/tests")
+    return {file.parent.name: file.read_text().splitlines() for file in files}
+
+
+def test_what_is_trained_is_tested_where_the_cell_says_so(tmp_path, run, capsys):
+    cell = dict(recipes=["daq"], seeds=[0], settings={"mcs_a": 1.0})
+    assert run(suite(tmp_path, **cell)) == 0
+    assert what_was_tested(tmp_path) == {}
+    # what was trained before is not trained again
+    cell["seeds"] = [0, 1]
+    assert run(suite(tmp_path, test=True, **cell), "--dry-run") == 0
+    assert run(suite(tmp_path, test=True, **cell), "--jobs", "1") == 0
+    names = [f"net-daq-mcs_a=1.0-seed{seed}" for seed in (0, 1)]
+    assert traces(tmp_path) == {name: ["0"] for name in names}
+    assert what_was_tested(tmp_path) == {name: ["epoch_2.pth daq mcs_a=1.0"] for name in names}
+    out = capsys.readouterr().out
+    assert f"test  {names[0]}" in out and "0.5000, of the test 0.2500" in out
+    assert run(suite(tmp_path, test=True, **cell)) == 0
+    assert all(len(lines) == 1 for lines in what_was_tested(tmp_path).values())
+
+
+def test_a_failed_test_is_told_and_made_up_for(tmp_path, run, capsys):
+    cell = dict(test=True, recipes=["fp32"], seeds=[0])
+    assert run(suite(tmp_path, "untestable", **cell)) == 1
+    assert "FAILED (status 1)" in (out := capsys.readouterr().out)
+    assert "error: it cannot be tested" in out
+    assert run(suite(tmp_path, **cell)) == 0
+    assert traces(tmp_path) == {"net-fp32-seed0": ["0"]}
+
+
+def test_a_run_without_its_checkpoint_is_trained_again(tmp_path, run, capsys):
+    cell = dict(test=True, recipes=["fp32"], seeds=[0])
+    # a training that leaves none is no endless loop
+    assert run(suite(tmp_path, "untested", **cell)) == 1
+    assert "FAILED (status 0)" in capsys.readouterr().out
+    assert run(suite(tmp_path, **cell)) == 0
+    assert traces(tmp_path) == {"net-fp32-seed0": ["0", "4"]}
 
 
 def test_a_start_is_made_once_and_before_the_runs(tmp_path, run, monkeypatch, capsys):

@@ -289,6 +289,42 @@ def test_a_suite_goes_on_after_its_training_and_it_were_killed(tiny_data):
 
 
 @pytest.mark.slow
+def test_a_suite_tests_what_it_trained(tmp_path, monkeypatch):
+    if not ops.kernels_built("cpu")[0]:
+        pytest.skip(ops.kernels_built("cpu")[1])
+    from data_prep import shape_video
+
+    monkeypatch.chdir(tmp_path)
+    size = dict(seed=0, side=56, frames=12)
+    folder = tmp_path / "data/digits_shape_video"
+    shape_video.prepare(folder, counts=dict(train=32, val=10), **size)
+    suite, records = tmp_path / "suite.json", tmp_path / "records"
+    cell = dict(config=str(ROOT / "configs/video/tsn_r18_digits_shape_fp32.py"), recipes=["daq"])
+    cell |= dict(seeds=[0], settings={"mcs_a": 1.0}, options={"max_epochs": 1})
+    suite.write_text(json.dumps({"cells": [{**cell, "test": True}]}))
+    arguments = [
+        *(sys.executable, str(ROOT / "tools/run_suite.py"), str(suite)),
+        *("--records", str(records), "--jobs", "1"),
+    ]
+    run = dict(env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, timeout=900)
+    done = subprocess.run(arguments, text=True, **run)
+    assert done.returncode == 1
+    assert "prepare_data.py all`" in done.stdout  # the test set is not there
+    # the same clips under another name, so that the test must give the validation's value
+    target = tmp_path / "data/digits_shape_video_test"
+    target.mkdir()
+    (target / "test").symlink_to(folder / "val")
+    (target / "test.txt").write_text((folder / "val.txt").read_text())
+    subprocess.run(arguments, check=True, **run)
+    name = "tsn_r18_digits_shape-daq-max_epochs=1,mcs_a=1.0-seed0"
+    found = read_record(records / f"{name}.json")
+    assert found["settings"] == {"mcs_a": 1.0}
+    assert (found["test"]["samples"], found["test"]["dataset"]) == (10, "digits_shape_video_test")
+    assert found["test"]["value"] == pytest.approx(found["value"], abs=1e-6)
+    assert (tmp_path / f"runs/{name}/console.log").read_text().count("Epoch(train)") > 0
+
+
+@pytest.mark.slow
 def test_test_tool_gives_the_metric_of_the_training(tmp_path, monkeypatch):
     if not ops.kernels_built("cpu")[0]:
         pytest.skip(ops.kernels_built("cpu")[1])

@@ -3,10 +3,10 @@
     python tools/prepare_data.py all --root data --seed 0
     python tools/prepare_data.py check coco --root data
 
-`detection`, `video`, `shape_video` and `classification` make `digits_detection` and so on; `all`
-makes the four. The same seed gives the same bytes, whatever the number of workers. A run that was
-killed continues where it stopped; a folder made with other parameters is refused unless
---overwrite is given. `--check` verifies generated files instead of making them; `check NAME`
+`detection`, `video`, `shape_video`, `shape_video_test` and `classification` make `digits_detection`
+and so on; `all` makes the five. The same seed gives the same bytes, whatever the number of workers.
+A run that was killed continues where it stopped; a folder made with other parameters is refused
+unless --overwrite is given. `--check` verifies generated files instead of making them; `check NAME`
 tells what a real data set lacks, and where to get it.
 """
 
@@ -22,7 +22,7 @@ from data_prep import real_data  # noqa: E402
 NEEDED = {"numpy": "numpy", "cv2": "opencv-python", "sklearn": "scikit-learn", "tqdm": "tqdm"}
 """import name -> distribution, of what the makers need."""
 COUNTED = ("images", "videos", "shapes", "pictures")
-MAKERS = ("detection", "video", "shape_video", "classification")
+MAKERS = ("detection", "video", "shape_video", "shape_video_test", "classification")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -43,6 +43,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--video-frames", type=int, default=8, help="frames a video, default 8")
     parser.add_argument("--train-shapes", type=int, default=3000, help="shape_video, default 3000")
     parser.add_argument("--val-shapes", type=int, default=500, help="shape_video, default 500")
+    parser.add_argument(
+        "--test-shapes", type=int, default=4000, help="shape_video_test, default 4000"
+    )
     parser.add_argument(
         "--train-pictures", type=int, default=6000, help="classification, default 6000"
     )
@@ -67,6 +70,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if (args.what == "check") != (args.name is not None):
         parser.error(f"give the name of a real data set after 'check': {', '.join(real_data.SETS)}")
     counts = [f"{split}_{kind}" for kind in COUNTED for split in ("train", "val")]
+    counts.append("test_shapes")
     for name in counts:
         if getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1")
@@ -82,9 +86,11 @@ def require_packages() -> None:
         sys.exit(f"prepare_data.py needs packages that are missing: pip install {' '.join(absent)}")
 
 
-def settings(args: argparse.Namespace, kind: str) -> dict:
+def settings(
+    args: argparse.Namespace, kind: str, splits: tuple[str, ...] = ("train", "val")
+) -> dict:
     """Keyword arguments that every maker takes; `kind` names its counts on the command line."""
-    counts = {split: getattr(args, f"{split}_{kind}") for split in ("train", "val")}
+    counts = {split: getattr(args, f"{split}_{kind}") for split in splits}
     return dict(seed=args.seed, counts=counts, workers=args.workers, overwrite=args.overwrite)
 
 
@@ -107,6 +113,9 @@ def make(what: str, args: argparse.Namespace) -> None:
         made = video.prepare(folder, **frames, **settings(args, "videos"))
     elif what == "shape_video":
         made = shape_video.prepare(folder, **frames, **settings(args, "shapes"))
+    elif what == "shape_video_test":
+        own = settings(args, "shapes", splits=("test",))
+        made = shape_video.prepare_test(folder, **frames, **own)
     else:
         made = classification.prepare(folder, side=args.picture_size, **settings(args, "pictures"))
     print(f"{folder}: {'made' if made else 'was there already'}")

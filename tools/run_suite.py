@@ -3,9 +3,10 @@
 
 A suite is a JSON file: {"about": "...", "cells": [{"config": FILE, "recipes": [...],
 "seeds": [...], "settings": {DAQConfig field: value}, "options": {"max_epochs": N, dotted.key:
-value}, "label": "...", "allow_reference": true, "start": FILE}]}. The last five may be left out;
-`settings` may be a list, each entry of which is a training of its own; `start` is a config whose
-backbone, trained first by tools/prepare_start.py, the cell's config starts from. Each training is a
+value}, "label": "...", "allow_reference": true, "start": FILE, "test": true}]}. The last six may be
+left out; `settings` may be a list, each entry of which is a training of its own; `start` is a
+config whose backbone, trained first by tools/prepare_start.py, the cell's config starts from;
+`test` evaluates what was trained on the config's test set too, by tools/test.py. Each training is a
 process of tools/train.py with its own log; one that fails is reported, and the others go on.
 Several suites may run at the same time, on the same records too: a run is trained by one of them.
 """

@@ -28,7 +28,7 @@ train_pipeline = [*_base_.train_pipeline[:3], small, *_base_.train_pipeline[3:]]
 test_pipeline = [*_base_.test_pipeline[:3], small, *_base_.test_pipeline[3:]]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
-test_dataloader = val_dataloader
+test_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 
 # the head, which has many features, turns too fast at the rate of the rest
 optim_wrapper = dict(

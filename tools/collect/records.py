@@ -28,6 +28,9 @@ OWN_PRODUCTS = {
 }
 UNFUSED = "unfused"
 
+#: Between a metric and the number of samples of the test set that it was measured on.
+TESTED = ", test of "
+
 #: Nested fields of a record that stay whole in the table of runs.
 WHOLE = ("curve", "machine", "versions")
 
@@ -52,7 +55,8 @@ def read_records(paths: list[Path]) -> pd.DataFrame:
 
     Columns: the record's plain fields, `curve`, `machine` and `versions`; `method` (recipe, label,
     and 'unfused' where that is not in the label); `variant` (of `variant_of`: runs that differ in
-    it are never compared); `settings` (as JSON); `commit` (its sha); `file`.
+    it are never compared); `settings` (as JSON); `commit` (its sha); `file`. Where the record has a
+    test, `value` is its result and `metric` says so.
 
     Raises:
         UsageError: no records, a broken one, two of the same run, or runs of one network on one
@@ -72,6 +76,11 @@ def read_records(paths: list[Path]) -> pd.DataFrame:
         row["method"] = method_name(record["recipe"], record["label"], record["settings"])
         row["variant"] = variant_of(record["options"])
         row["settings"] = json.dumps(record["settings"], sort_keys=True)
+        if test := record["test"]:
+            row |= {
+                "value": test["value"],
+                "metric": f"{record['metric']}{TESTED}{test['samples']}",
+            }
         rows.append({**row, "file": file})
     if not rows:
         raise UsageError(f"no finished records in {', '.join(map(str, paths))}")
@@ -82,8 +91,11 @@ def read_records(paths: list[Path]) -> pd.DataFrame:
         raise UsageError(f"two records of {first.network}, {first.method}, seed {first.seed}")
     for (_, network, dataset, _), group in frame.groupby(KEYS):
         if group.metric.nunique() > 1:
-            metrics = ", ".join(sorted(set(group.metric)))
-            raise UsageError(f"records of {network} on {dataset} have different metrics: {metrics}")
+            metrics = "; ".join(sorted(set(group.metric)))
+            raise UsageError(
+                f"records of {network} on {dataset} have different metrics: {metrics} (where some "
+                'lack a test, tools/run_suite.py with "test": true in their cells makes it)'
+            )
     return frame
 
 

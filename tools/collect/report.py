@@ -17,7 +17,7 @@ from .palette import colour_of
 from .published import Published
 from .records import KEYS
 from .summary import rank
-from .tables import UNFUSED_NOTE, has_unfused, seeds, spread
+from .tables import seeds, spread, words_used
 
 FOLDER = Path(__file__).parent
 NO_FIGURE = '<svg class="figure"></svg>'
@@ -72,7 +72,7 @@ def report(
         task_chips=html.chips("task", sorted(set(frame.task))),
         method_chips=html.chips("method", methods),
         results=_results(table, recipes, times),
-        unfused=f"<p>{escape(UNFUSED_NOTE)}</p>" if has_unfused(table) else "",
+        words="".join(f"<p>{escape(note)}</p>" for note in words_used(table)),
         further="\n".join(_further(name, *found) for name, found in (further or {}).items()),
         curves=_curves(frame, recipes, draw),
         figures_heading="Differences, speed and memory" if times else "Differences and memory",

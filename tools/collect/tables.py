@@ -7,7 +7,7 @@ import pandas as pd
 from common.errors import UsageError
 
 from .published import Figure, Published
-from .records import UNFUSED
+from .records import TESTED, UNFUSED
 
 MARKERS = ("<!-- {name} begin -->", "<!-- {name} end -->")
 TIMES = ("s/iteration", "× fp32")
@@ -16,6 +16,11 @@ UNFUSED_NOTE = (
     "unfused: computed layer by layer, with floats in between, where the other INT8 rows compute "
     "whole blocks with 8-bit activations between layers. Compare them with the row fuse=False; "
     "seconds and memory say nothing about the quantizer."
+)
+
+TESTED_NOTE = (
+    "test of: measured on the config's test set after training, which is larger than the "
+    "validation set that the curves show."
 )
 
 #: LaTeX for characters that it would misread or lacks.
@@ -66,14 +71,18 @@ def notes(table: pd.DataFrame, published: Published) -> list[str]:
             f"{int(table.missing.sum())} of the suite's runs are missing; the column `seeds` says "
             "where. A difference is over the seeds that both have."
         )
-    if has_unfused(table):
-        found.append(UNFUSED_NOTE)
+    found += words_used(table)
     return [*found, *(f"{mark} {NOTE}: {citation}" for mark, citation in published.citations)]
 
 
-def has_unfused(table: pd.DataFrame) -> bool:
-    """Whether some method is marked as unfused."""
-    return bool(table.method.str.endswith(f", {UNFUSED}").any())
+def words_used(table: pd.DataFrame) -> list[str]:
+    """What 'test of' and 'unfused' mean, where a metric or a method says so."""
+    found = []
+    if table.metric.str.contains(TESTED, regex=False).any():
+        found.append(TESTED_NOTE)
+    if table.method.str.endswith(f", {UNFUSED}").any():
+        found.append(UNFUSED_NOTE)
+    return found
 
 
 def markdown(body: list[dict[str, str]], notes: list[str]) -> str:

@@ -44,7 +44,7 @@ REQUIRED = {
 }
 
 #: Fields that came later; a record without one is read as if it had this value.
-DEFAULTS = {"config": "", "settings": {}, "options": {}, "starts": {}, "label": ""}
+DEFAULTS = {"config": "", "settings": {}, "options": {}, "starts": {}, "label": "", "test": {}}
 
 
 def label_of(settings: Mapping[str, Any], options: Mapping[str, Any]) -> str:
@@ -106,6 +106,8 @@ def check_record(record: Any) -> None:
     _check_curve(record["curve"])
     if record["finished"]:
         _check_result(record)
+    if record.get("test"):
+        _check_test(record)
 
 
 def _check_curve(curve: list) -> None:
@@ -131,6 +133,22 @@ def _check_result(record: Mapping[str, Any]) -> None:
         raise ValueError(
             f"has value={value!r}, but {metric}={last.get(metric)!r} at the end of its curve"
         )
+
+
+def _check_test(record: Mapping[str, Any]) -> None:
+    """The result on the test set (tools/test.py --into): a finished run's, of the same metric."""
+    test, metric = record["test"], record["metric"]
+    if not record["finished"]:
+        raise ValueError("has a test, but its training is not finished")
+    if not isinstance(test, dict):
+        raise ValueError("has a test that is not a JSON object")
+    value, samples = test.get("value"), test.get("samples")
+    if not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise ValueError(f"has test value={value!r}, which must be between 0 and 1")
+    if not isinstance(samples, int) or samples < 1:
+        raise ValueError(f"has test samples={samples!r}, which must be at least 1")
+    if (test.get("metrics") or {}).get(metric) != value:
+        raise ValueError(f"has test value={value!r}, which is not its metric {metric}")
 
 
 def _word(value: Any) -> str:

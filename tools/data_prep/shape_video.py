@@ -5,7 +5,9 @@ single frame does not show. Frames are noisy, and the borders cut the digit in s
 a network gains by pooling them; the digit is always lighter than its ground, so that deep and
 narrow networks begin to learn in a few hundred iterations. Motions, files, encoding: `video`'s.
 
-Video number i of a split depends on (seed, split, i, side, frames) alone.
+Video number i of a split depends on (seed, split, i, side, frames) alone. The test set is a set of
+its own with the digits of validation in other clips: more of them, since a few hundred clips tell
+two trained networks apart by no less than a point or two.
 """
 
 from functools import partial
@@ -16,6 +18,8 @@ import numpy as np
 from data_prep import clutter, digits, store, video
 
 VERSION = 4
+TEST = "test"
+"""The split of the test set, whose digits are those of validation."""
 CLASSES = tuple("0123456789")
 HEIGHTS = (0.5, 0.75)
 """Height of the digit as a share of the side."""
@@ -48,13 +52,36 @@ def prepare(
     return True
 
 
+def prepare_test(
+    folder: Path,
+    *,
+    seed: int,
+    counts: dict[str, int],
+    side: int,
+    frames: int,
+    workers: int = 0,
+    overwrite: bool = False,
+) -> bool:
+    """As `prepare`, of the test set alone: `counts` has 'test'."""
+    video.check_size(side, frames)
+    parameters = dict(kind="digits_shape_video_test", version=VERSION, seed=seed, counts=counts)
+    parameters |= dict(side=side, frames=frames)
+    if store.open_folder(folder, parameters, overwrite=overwrite):
+        return False
+    make = partial(make_video, seed=seed, side=side, frames=frames)
+    video.build(folder, parameters, make, CLASSES, workers=workers, splits=(TEST,))
+    return True
+
+
 def make_video(
     index: int, *, split: str, seed: int, side: int, frames: int
 ) -> tuple[str, bytes, dict]:
     """Video number `index` as (file name, AVI bytes, record)."""
-    rng = np.random.default_rng([seed, 30 + digits.SPLITS.index(split), index, side, frames])
+    stream = 30 + (*digits.SPLITS, TEST).index(split)
+    rng = np.random.default_rng([seed, stream, index, side, frames])
     label = index % len(CLASSES)
-    sample = int(rng.choice(digits.split_indexes(split, seed)[label]))
+    source = "val" if split == TEST else split
+    sample = int(rng.choice(digits.split_indexes(source, seed)[label]))
     motion = video.MOTIONS[int(rng.integers(len(video.MOTIONS)))]
     path = video._path(rng, motion, frames) * side
     name = f"{index:06d}.avi"

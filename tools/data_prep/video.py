@@ -80,11 +80,17 @@ def check_size(side: int, frames: int) -> None:
 
 
 def build(
-    folder: Path, parameters: dict, make: Callable, classes: tuple[str, ...], *, workers: int
+    folder: Path,
+    parameters: dict,
+    make: Callable,
+    classes: tuple[str, ...],
+    *,
+    workers: int,
+    splits: tuple[str, ...] = digits.SPLITS,
 ) -> None:
-    """Makes both splits by `make(index, split=...)`, their lists, and the manifest."""
+    """Makes the splits by `make(index, split=...)`, their lists, and the manifest."""
     files, texts = {}, {"classes.txt": "\n".join((*classes, "")).encode()}
-    for split in digits.SPLITS:
+    for split in splits:
         count = parameters["counts"][split]
         records, made = store.build_split(
             folder, split, count, partial(make, split=split), workers=workers

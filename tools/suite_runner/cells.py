@@ -11,7 +11,7 @@ from common.errors import UsageError
 from common.schema import label_of, read_record, run_name
 
 REQUIRED = {"config", "recipes", "seeds"}
-OPTIONAL = {"options", "settings", "label", "allow_reference", "start"}
+OPTIONAL = {"options", "settings", "label", "allow_reference", "start", "test"}
 LONGEST_NAME = 120
 
 
@@ -25,6 +25,7 @@ class Run:
         label: words for both in names and tables; '' for the plain run.
         allow_reference: train in INT8 where only the slow reference can.
         start: config whose backbone, trained in FP32, the run starts from; '' for none.
+        test: whether the trained weights are evaluated on the config's test set too.
     """
 
     config: str
@@ -35,6 +36,7 @@ class Run:
     label: str = ""
     allow_reference: bool = False
     start: str = ""
+    test: bool = False
 
     @property
     def name(self) -> str:
@@ -110,6 +112,7 @@ def _runs_with(cell: dict, options: dict, settings: dict, path: Path) -> list[Ru
             *(cell["config"], recipe, seed, _frozen(options), _frozen(settings), label),
             allow_reference=bool(cell.get("allow_reference", False)),
             start=cell.get("start", ""),
+            test=bool(cell.get("test", False)),
         )
         for seed in cell["seeds"]
         for recipe in cell["recipes"]
@@ -124,6 +127,16 @@ def _frozen(pairs: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
 
 
 def finished_record(run: Run, path: Path) -> dict[str, Any] | None:
+    """The run's record if nothing of it is missing: training, and test where the cell asks for it.
+
+    Raises:
+        UsageError: as `trained_record`.
+    """
+    record = trained_record(run, path)
+    return None if record is None or (run.test and not record["test"]) else record
+
+
+def trained_record(run: Run, path: Path) -> dict[str, Any] | None:
     """The run's record if its training came to its end; None if there is none yet.
 
     Raises:

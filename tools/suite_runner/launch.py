@@ -11,20 +11,22 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
-from .cells import Run
+from .cells import Run, trained_record
 
 TRAIN = Path(__file__).resolve().parents[1] / "train.py"
 PREPARE_START = TRAIN.with_name("prepare_start.py")
+TEST = TRAIN.with_name("test.py")
 
 
 @dataclasses.dataclass
 class Job:
-    """A training that was started: its process, its start and the number of the attempt."""
+    """A training or its test that was started: process, start, and the number of the attempt."""
 
     run: Run
     process: subprocess.Popen
     start: float
     attempt: int
+    is_test: bool = False
 
     @property
     def elapsed(self) -> float:
@@ -56,27 +58,59 @@ def command_of(run: Run, record: Path, work_dir: Path, threads: int) -> list[str
         *("--work-dir", str(work_dir), "--resume", "--record", str(record)),
         *("--label", run.label),
     ]
+    return [*command, *_changes_of(run)]
+
+
+def test_command_of(run: Run, record: Path, checkpoint: Path, threads: int) -> list[str]:
+    """The command line that evaluates a trained run on its config's test set."""
+    command = [
+        *(sys.executable, str(TEST), run.config, str(checkpoint), "--recipe", run.recipe),
+        *("--threads", str(threads), "--into", str(record)),
+    ]
+    return [*command, *_changes_of(run)]
+
+
+def _changes_of(run: Run) -> list[str]:
+    """What a cell changes in recipe and config, as both tools take it."""
+    arguments: list[str] = []
     for flag, pairs in (
         ("--settings", dict(run.settings)),
         ("--cfg-options", run.config_options()),
     ):
         if pairs:
-            command += [flag, *(f"{name}={_argument(value)}" for name, value in pairs.items())]
-    return [*command, "--allow-reference"] if run.allow_reference else command
+            arguments += [flag, *(f"{name}={_argument(value)}" for name, value in pairs.items())]
+    return [*arguments, "--allow-reference"] if run.allow_reference else arguments
+
+
+def checkpoint_to_test(run: Run, record: Path, work_dir: Path) -> Path | None:
+    """The last checkpoint of a run that is trained and whose test is missing, else None.
+
+    None too if the checkpoint is gone: the run is trained again then.
+    """
+    found = trained_record(run, record) if run.test else None
+    if found is None or found["test"]:
+        return None
+    checkpoint = work_dir / f"epoch_{len(found['curve'])}.pth"
+    return checkpoint if checkpoint.is_file() else None
 
 
 def start(run: Run, record: Path, work_dir: Path, threads: int, lock: IO, attempt: int) -> Job:
-    """Start a training; it takes the lock over."""
+    """Start a training, or the test of one that has ended; it takes the lock over."""
+    checkpoint = checkpoint_to_test(run, record, work_dir)
+    if checkpoint is None:
+        command = command_of(run, record, work_dir, threads)
+    else:
+        command = test_command_of(run, record, checkpoint, threads)
     with lock, open(work_dir / "console.log", "a") as log:
         process = subprocess.Popen(
-            command_of(run, record, work_dir, threads),
+            command,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             env={**os.environ, "OMP_NUM_THREADS": str(threads)},
             pass_fds=(lock.fileno(),),
         )
-    return Job(run, process, time.monotonic(), attempt)
+    return Job(run, process, time.monotonic(), attempt, is_test=checkpoint is not None)
 
 
 def prepare_start(config: str, threads: int) -> bool:

@@ -98,7 +98,7 @@ class Loop:
             )
             self.running.append(job)
             words = "" if expected is None else f", {in_words(expected)}"
-            self._tell(f"start {run.name}{words}")
+            self._tell(f"test  {run.name}" if job.is_test else f"start {run.name}{words}")
         if elsewhere and not self.running and not self.told_elsewhere:
             self.told_elsewhere = True
             self._tell(f"waiting for {elsewhere} runs that another suite or its rest is at")
@@ -110,13 +110,21 @@ class Loop:
             record = finished_record(run, self.plan.record(run)) if status == 0 else None
             if record is not None:
                 self._finish(run, record, f"{job.elapsed:.0f} s")
+            elif status == 0 and not job.is_test and self._can_be_tested(run):
+                self.waiting.appendleft((run, job.attempt))
             else:
                 self._fail(job, status)
+
+    def _can_be_tested(self, run: Run) -> bool:
+        place = self.plan.record(run), self.plan.work_dir(run)
+        return launch.checkpoint_to_test(run, *place) is not None
 
     def _finish(self, run: Run, record: dict, words: str) -> None:
         self.done += 1
         self.history.add(run, record["seconds"])
         value = f"{record['metric']} {record['value']:.4f}"
+        if run.test:
+            value += f", of the test {record['test']['value']:.4f}"
         self._tell(f"end   {run.name}: {value}, {words}; {self._left()}")
 
     def _fail(self, job: launch.Job, status: int) -> None:

@@ -42,7 +42,20 @@ val_dataloader = dict(
         data_prefix=dict(video=data_root + 'val'),
         pipeline=test_pipeline,
         test_mode=True))
-test_dataloader = val_dataloader
+
+# more clips than validation has, of its digits: `python tools/prepare_data.py shape_video_test`
+test_root = 'data/digits_shape_video_test/'
+test_dataloader = dict(
+    batch_size=50,
+    num_workers=1,
+    persistent_workers=False,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type=dataset_type,
+        ann_file=test_root + 'test.txt',
+        data_prefix=dict(video=test_root + 'test'),
+        pipeline=test_pipeline,
+        test_mode=True))
 
 val_evaluator = dict(type='AccMetric')
 test_evaluator = val_evaluator
