@@ -236,7 +236,7 @@ def test_wrong_records_are_told(tmp_path, folder, capsys):
 
 def test_runs_with_different_metrics_are_never_compared(tmp_path):
     folder = write(tmp_path / "r", record("fp32"), record("daq", metric="pascal_voc/mAP"))
-    words = "net on digits have different metrics: coco/bbox_mAP, pascal_voc/mAP"
+    words = "net on digits have different metrics: coco/bbox_mAP; pascal_voc/mAP"
     with pytest.raises(UsageError, match=words):
         records.read_records([folder])
     write(folder, record("fp32", metric="pascal_voc/mAP"))
