@@ -37,3 +37,16 @@ def test_mistakes_are_told(tmp_path):
     (two / "net-fp32-seed0.json").write_text("{")
     with pytest.raises(UsageError, match="is not valid JSON"):
         compare_records.main([str(one), str(two)])
+
+
+def test_tests_are_compared_where_both_have_one(tmp_path, capsys):
+    tests = [
+        {"value": value, "samples": 9, "metrics": {"coco/bbox_mAP": value}} for value in (0.5, 0.75)
+    ]
+    one = write(tmp_path / "a", record("fp32", test=tests[0]), record("daq", test=tests[0]))
+    two = write(tmp_path / "b", record("fp32", test=tests[1]), record("daq"))
+    assert compare_records.main([str(one), str(two)]) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "net-daq-seed0: the same curve to the last digit",
+        "net-fp32-seed0: the same curve to the last digit, +25.00 points on the test set",
+    ]

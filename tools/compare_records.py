@@ -3,9 +3,10 @@
 
     python tools/compare_records.py results/benchmark/records again/records
 
-Prints for each run the difference of its value in points, the first epoch whose loss or metrics
-differ, and what else differs between the two: commit, versions, processor, threads, backend. Exits
-with 1 if a value differs by more than --tolerance points (default: any difference).
+Prints for each run the difference of its value in points (and of its test's, where both have one),
+the first epoch whose loss or metrics differ, and what else differs between the two: commit,
+versions, processor, threads, backend. Exits with 1 if a value or a test differs by more than
+--tolerance points (default: any difference).
 """
 
 from __future__ import annotations
@@ -71,14 +72,23 @@ def first_difference(one: list[Mapping[str, Any]], other: list[Mapping[str, Any]
     return None if len(one) == len(other) else min(len(one), len(other)) + 1
 
 
+def differences(one: dict[str, Any], other: dict[str, Any]) -> list[float]:
+    """Second less first in points: of the value and, where both have a test, of its value."""
+    pairs = [(one, other)]
+    if one["test"] and other["test"]:
+        pairs.append((one["test"], other["test"]))
+    return [100 * (second["value"] - first["value"]) for first, second in pairs]
+
+
 def words_of(one: dict[str, Any], other: dict[str, Any]) -> str:
     """How two records of a run differ."""
     epoch = first_difference(one["curve"], other["curve"])
+    of_value, *of_test = differences(one, other)
     if epoch is None:
         words = "the same curve to the last digit"
     else:
-        difference = 100 * (other["value"] - one["value"])
-        words = f"{difference:+.2f} points, curves part at epoch {epoch}"
+        words = f"{of_value:+.2f} points, curves part at epoch {epoch}"
+    words += f", {of_test[0]:+.2f} points on the test set" if of_test else ""
     causes = [name for name, of in CAUSES.items() if of(one) != of(other)]
     return f"{words}; different: {', '.join(causes)}" if causes else words
 
@@ -89,7 +99,7 @@ def main(arguments: list[str] | None = None) -> int:
     differ = 0
     for name, (one, other) in shared_records(args.first, args.second).items():
         print(f"{name}: {words_of(one, other)}")
-        differ += 100 * abs(other["value"] - one["value"]) > args.tolerance
+        differ += max(map(abs, differences(one, other))) > args.tolerance
     return 1 if differ else 0
 
 
