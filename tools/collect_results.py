@@ -2,9 +2,10 @@
 """Make tables and figures of run records: FP32, AMP and INT8 side by side, with spread.
 
 Writes NAME.csv, NAME.md, NAME.tex (booktabs) and NAME.sha256 (fingerprints of the records, for
-`sha256sum -c`); with --matrices also NAME_methods (networks by methods) and NAME_ablation (against
-one global threshold) as .md and .tex; with --figures also NAME_*.svg and NAME_*.png; with --html a
-report of one file. With --suite, runs that it asks for and that are not there are told.
+`sha256sum -c`); with --matrices also NAME_methods (networks by methods), NAME_ablation (against
+one global threshold) and NAME_settings (changed settings against the plain recipe) as .md and .tex;
+with --figures also NAME_*.svg and NAME_*.png; with --html a report of one file. With --suite, runs
+that it asks for and that are not there are told.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         "--networks", nargs="+", default=[], metavar="NAME", help="leave all others out"
     )
     parser.add_argument(
-        "--matrices", action="store_true", help="also tables of networks by methods, and ablation"
+        "--matrices",
+        action="store_true",
+        help="also tables of networks by methods, ablation, settings",
     )
     parser.add_argument("--figures", action="store_true", help="draw figures beside the tables")
     parser.add_argument(
@@ -114,10 +117,11 @@ def expected_of(args: argparse.Namespace, frame):
 
 
 def matrices_of(frame, table, published) -> dict[str, tuple[list, list[str]]]:
-    """(rows, notes) by name: 'methods', and 'ablation' where there are runs for it."""
-    from collect import matrices
+    """(rows, notes) by name: 'methods'; 'ablation' and 'settings' where there are runs for them."""
+    from collect import matrices, settings
 
     found = {"methods": matrices.methods(table), "ablation": matrices.ablation(frame, published)}
+    found["settings"] = settings.rows(frame)
     return {name: content for name, content in found.items() if content[0]}
 
 

@@ -14,7 +14,7 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
-from . import comparisons, curves
+from . import comparisons, curves, settings
 from .style import INK, STYLE
 
 FORMATS = ("svg", "png")
@@ -23,11 +23,14 @@ FORMATS = ("svg", "png")
 def names(frame: pd.DataFrame, table: pd.DataFrame, times: bool = True) -> list[str]:
     """Names of the figures there are; that of the speeds only where the seconds mean something."""
     compared = ["difference"] + ["speed"] * times if table.difference.notna().any() else []
-    return [*curves.names(frame), *compared, "memory"]
+    swept = ["settings"] if settings.sweeps(frame) else []
+    return [*curves.names(frame), *compared, "memory", *swept]
 
 
 def draw(name: str, frame: pd.DataFrame, table: pd.DataFrame) -> Figure:
     """One of the figures, by its name."""
+    if name == "settings":
+        return settings.figure(frame)
     with matplotlib.rc_context(STYLE):
         drawn = {
             "difference": comparisons.difference,

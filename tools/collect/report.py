@@ -24,13 +24,18 @@ NO_FIGURE = '<svg class="figure"></svg>'
 #: Points that the plot of an interval reaches at most; longer intervals end in arrows.
 LONGEST_REACH = 5.0
 #: Titles of further tables; columns of theirs that hold words; what their cells sort by.
-FURTHER = {"methods": "Networks by methods", "ablation": "Ablation, against one threshold"}
-WORDS = ("task", "network", "method", "gradient", "verdict")
+FURTHER = {
+    "methods": "Networks by methods",
+    "ablation": "Ablation, against one threshold",
+    "settings": "Changed settings, against the plain recipe",
+}
+WORDS = ("task", "network", "method", "gradient", "setting", "verdict")
 NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
 CAPTIONS = {
     "difference": "Difference to FP32",
     "speed": "Accuracy against speed",
     "memory": "Peak memory",
+    "settings": "Over the values of a setting",
 }
 
 
