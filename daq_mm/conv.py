@@ -16,7 +16,7 @@ from . import observe, ops
 from .config import DAQConfig
 from .ops.geometry import ConvGeometry
 from .ops.layout import is_channels_last, weight_format
-from .ops.reference import signed_levels
+from .ops.reference import signed_levels, step_of
 from .quantizers import build_quantizer
 from .twin import share_twin, twin_of
 
@@ -176,18 +176,18 @@ def int8_products(
     if output_mask[0]:
         q_g = quantize(by_channel if folded else by_tensor)
         if folded:
-            # The CUDA kernel writes contiguous weights whatever is asked for.
+            # The CUDA kernel writes contiguous weights, which would be copied to keep a format.
             groups, keep = geometry["groups"], not w.is_cuda
             q_w, step = ops.quantize_w_folded(w, by_channel, groups=groups, keep_format=keep)
         else:
             q_w, w_step = ops.quantize_w(w)
-            step = (by_tensor / 127) * w_step
+            step = step_of(by_tensor, 127) * w_step
         dx = grad_input(q_g, q_w, step, q_x.shape, **geometry, out_dtype=x_dtype)
     if output_mask[1]:
         g_threshold = by_channel if channels else by_tensor
         if q_g is None or folded != channels:
             q_g = quantize(g_threshold)
-        step = (g_threshold / 127).expand(w.shape[0]).contiguous()
+        step = step_of(g_threshold, 127).expand(w.shape[0]).contiguous()
         operands = (q_x, x_qparams, q_g, step, w.shape[2:])
         results = dict(out_dtype=w.dtype, channels_last=is_channels_last(w))
         dw = ops.grad_weight(*operands, **geometry, **results)

@@ -13,6 +13,7 @@ from torch import nn
 
 from . import ops
 from .config import GRADIENT_QUANTIZERS, DAQConfig
+from .host_count import HostCount
 
 Tensor = torch.Tensor
 
@@ -127,9 +128,14 @@ class _FusedQuantizer(GradientQuantizer):
 
     mcs: bool
 
+    def __init__(self, channels: int, config: DAQConfig, layer_seed: int = 0) -> None:
+        super().__init__(channels, config, layer_seed)
+        self.host_count = HostCount()
+
     def update(self, g: Tensor) -> Tensor:
         config = self.config
-        return ops.update_thresholds(
+        return self._counted(
+            ops.update_thresholds,
             g,
             self.threshold,
             self.tail_probability,
@@ -143,17 +149,17 @@ class _FusedQuantizer(GradientQuantizer):
         )
 
     def needs_values(self) -> bool:
-        """Only when the discriminator is due. Off the CPU, reading the count would synchronize."""
+        """Only when the discriminator is due; always in a CUDA graph, which cannot ask."""
         if not self.mcs:
             return False
-        if self.iteration.device.type != "cpu":
-            return True
-        return int(self.iteration) % self.config.discriminator_interval == 0
+        count = self.host_count.read(self.iteration)
+        return count is None or count % self.config.discriminator_interval == 0
 
     def update_from_maxima(self, maximum: Tensor) -> Tensor:
         """As `update`; the discriminator must not be due."""
         config = self.config
-        return ops.thresholds_from_maxima(
+        return self._counted(
+            ops.thresholds_from_maxima,
             maximum,
             self.threshold,
             self.tail_probability,
@@ -164,6 +170,14 @@ class _FusedQuantizer(GradientQuantizer):
             cap=config.cap_at_maximum,
             gaussian_above=config.mcs_lambda,
         )
+
+    def _counted(self, update: Callable[..., Tensor], *args, **keywords) -> Tensor:
+        """The result of an op that adds 1 to `iteration`, counted on the host too."""
+        current = self.host_count.is_current(self.iteration)
+        threshold = update(*args, **keywords)
+        if current:
+            self.host_count.add_one(self.iteration)
+        return threshold
 
 
 @register("mcs")

@@ -36,8 +36,25 @@ def test_bytes_of_the_flows():
     # norm_act_forward writes q, codes and mask; two passes read gradient, codes and mask, and an
     # epilogue, which has the gradient, the other two.
     assert moved["int8 fused"] == 4 * x + 4 * y + 6 * w + (4 + 1 / 8) * y + (8 + 3 / 8) * y
+    # instead of those two: dy is written as floats (with codes and mask read), then read twice
+    by_values = moved["int8 fused"] - (7 + 1 / 4) * y + (10 + 1 / 8) * y
+    assert moved["int8 fused, values"] == by_values
     of_first = sum(launch.bytes for launch in tool.int8_fused(counts, True))
     assert of_first == 4 * (x + y + w) + (4 + 1 / 8) * y + (10 + 3 / 8) * y
+
+
+def test_products_carry_the_quantization_that_they_need():
+    shape = parse_shape("2x4x8x8,6x3x3,p1")
+    x, y, w = 2 * 4 * 64, 2 * 6 * 64, 6 * 4 * 9
+    slow = tool.Device("bytes alone", 1e-9, 1e9, 1e9, "a test")  # 1 byte a second
+    found = tool.by_product(tool.estimate([shape], slow))
+    forward = found["forward"]
+    assert forward["bf16 eager"] == pytest.approx(2 * (x + y + w))
+    assert forward["int8 layers"] == pytest.approx(5 * x + x + w + 2 * y)
+    assert forward["int8 layers, product alone"] == pytest.approx(x + w + 2 * y)
+    grad_input = found["grad-input"]
+    assert grad_input["int8 layers"] == pytest.approx(5 * y + y + w + 2 * x)
+    assert found["grad-weight"]["int8 layers"] == pytest.approx(y + x + 4 * w)
 
 
 def test_writes_both_files(tmp_path, monkeypatch, capsys):

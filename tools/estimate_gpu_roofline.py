@@ -136,7 +136,26 @@ def int8_layers(c: Counts, first: bool) -> Iterator[Launch]:
 
 
 def int8_fused(c: Counts, first: bool) -> Iterator[Launch]:
-    """The glue ops: 8-bit operands between convolutions, y kept as 8-bit codes."""
+    """The glue ops: 8-bit operands between convolutions, y kept as 8-bit codes.
+
+    The backward pass is that of a gradient for which the discriminator is not due (49 of 50).
+    """
+    kept = yield from _fused_without_gradient(c, first)
+    yield Launch("norm_backward_maxima", _BF16 * c.y + kept)
+    yield Launch("norm_backward_quantize", (_BF16 + _INT8) * c.y + kept)
+
+
+def int8_fused_values(c: Counts, first: bool) -> Iterator[Launch]:
+    """The same where the gradient's values are needed: discriminator due, or a CUDA graph."""
+    kept = yield from _fused_without_gradient(c, first)
+    yield Launch("norm_backward_apply", 2 * _BF16 * c.y + kept)
+    if not first:
+        yield Launch("update_thresholds", _BF16 * c.y)
+        yield Launch("quantize_g", (_BF16 + _INT8) * c.y)
+
+
+def _fused_without_gradient(c: Counts, first: bool) -> Iterator[Launch]:
+    """All but what makes the 8-bit gradient; returns the bytes that its sweeps read beside it."""
     kept = (_INT8 + _MASK) * c.y  # codes and mask, as the backward passes read them
     if first:
         yield from _bf16_convolutions(c, first)
@@ -149,11 +168,23 @@ def int8_fused(c: Counts, first: bool) -> Iterator[Launch]:
         yield Launch("norm_act_reduce", _BF16 * c.y + kept)
     else:  # in the epilogue of the next convolution's grad-input, which has the gradient at hand
         yield Launch("grad_input_reduce: codes, mask", kept)
-    yield Launch("norm_backward_maxima", _BF16 * c.y + kept)
-    yield Launch("norm_backward_quantize", (_BF16 + _INT8) * c.y + kept)
+    return kept
 
 
-FLOWS = {"bf16 eager": bf16_eager, "int8 layers": int8_layers, "int8 fused": int8_fused}
+FLOWS = {
+    "bf16 eager": bf16_eager,
+    "int8 layers": int8_layers,
+    "int8 fused": int8_fused,
+    "int8 fused, values": int8_fused_values,
+}
+
+#: What a convolution's product costs with the quantization that it needs, by the ops' names; the
+#: gradient is quantized once, which counts as grad-input's.
+PRODUCTS = {
+    "forward": ("quantize_x: extremes", "quantize_x: bytes", "forward", "conv_forward_stats"),
+    "grad-input": ("update_thresholds", "quantize_g", "grad_input"),
+    "grad-weight": ("grad_weight",),
+}
 
 
 def estimate(shapes: list[ConvShape], device: Device) -> list[dict[str, Any]]:
@@ -195,6 +226,27 @@ def totals(records: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     return found
 
 
+def by_product(records: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Seconds of each product by flow, over the layers: with quantization, and of it alone.
+
+    Of the unfused flows: in the fused ones quantization is a part of other ops.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for product, names in PRODUCTS.items():
+        for flow in ("bf16 eager", "int8 layers"):
+            launches = [
+                (launch["op"], record["count"] * launch["estimated_s"])
+                for record in records
+                if record["flow"] == flow
+                for launch in record["launches"]
+            ]
+            all_of_it = sum(seconds for op, seconds in launches if op in names)
+            alone = sum(seconds for op, seconds in launches if op == product.replace("-", "_"))
+            found.setdefault(product, {})[flow] = all_of_it
+            found[product][f"{flow}, product alone"] = alone
+    return found
+
+
 def tables(document: dict[str, Any], shapes: list[ConvShape]) -> str:
     """The estimate as Markdown."""
     device, a = document["device"], document["arguments"]
@@ -210,6 +262,12 @@ def tables(document: dict[str, Any], shapes: list[ConvShape]) -> str:
         f"this. Rates: {device['bandwidth_gbps']} GB/s, {device['bf16_tflops']} bf16 TFLOP/s, "
         f"{device['int8_tops']} INT8 TOP/s ({device['source']}).",
         markdown(header, rows),
+        "`int8 fused`: where the discriminator is not due, 49 gradients of 50; `values`: where it "
+        "is, and in a CUDA graph, which cannot choose.",
+        "## By product: estimated ms, all layers together, unfused ops",
+        _product_table(document["products"]),
+        "Quantization of the input counts as forward's, that of the gradient as grad-input's. The "
+        "fused flow's forward is the product alone: what was before it wrote the 8-bit operand.",
         "## By layer: estimated ms, all of its kind together",
     ]
     layers = []
@@ -222,6 +280,16 @@ def tables(document: dict[str, Any], shapes: list[ConvShape]) -> str:
         layers.append([shape.name, str(shape), shape.count, *(own[flow] for flow in FLOWS)])
     text.append(markdown(["first of its kind", "shape", "layers", *FLOWS], layers))
     return "\n\n".join(text) + "\n"
+
+
+def _product_table(products: dict[str, dict[str, float]]) -> str:
+    rows = []
+    for product, seconds in products.items():
+        bf16, int8 = seconds["bf16 eager"], seconds["int8 layers"]
+        alone = seconds["int8 layers, product alone"]
+        rows.append([product, bf16 * 1e3, int8 * 1e3, bf16 / int8, alone * 1e3, bf16 / alone])
+    header = ["product", "bf16", "INT8 with quantization", "× bf16", "INT8 product alone", "× bf16"]
+    return markdown(header, rows)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -250,6 +318,7 @@ def main(argv: list[str] | None = None) -> int:
         **provenance(vars(args)),
         "device": asdict(device),
         "totals": totals(records),
+        "products": by_product(records),
         "records": records,
     }
     name = f"estimate_{args.model}_{args.device}"

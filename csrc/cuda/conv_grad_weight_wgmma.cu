@@ -130,21 +130,22 @@ DAQ_DEVICE void run_block(const GradWeightProblem& a) {
   };
   const auto multiply = [&](int step) {
     const Shared<uint8_t> turned = tile_t::turned((step - begin) % 2);
+    if (add_gradients) {  // before the products: until they are waited for, `left` is theirs
+#pragma unroll
+      for (int half = 0; half < kHalves; ++half) {
+#pragma unroll
+        for (int r = 0; r < 4; ++r) {
+          gradient_sums[0][r % 2] =
+              dot_product(left[half][r], 0x01010101u, gradient_sums[0][r % 2]);
+        }
+      }
+    }
     begin_products(tile.sum[0], left);
 #pragma unroll
     for (int half = 0; half < kHalves; ++half) {
       multiply_add_async(tile.sum[0], left[half], matrix_descriptor<kStep>(turned, half * 32));
     }
     commit_products();
-    if (!add_gradients) return;
-#pragma unroll
-    for (int half = 0; half < kHalves; ++half) {
-#pragma unroll
-      for (int r = 0; r < 4; ++r) {
-        gradient_sums[0][r % 2] =
-            dot_product(left[half][r], 0x01010101u, gradient_sums[0][r % 2]);
-      }
-    }
   };
 
   for (int step = begin; step < begin + kStages - 1; ++step) copy(step);

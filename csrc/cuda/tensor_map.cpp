@@ -92,7 +92,8 @@ TensorMap make_tensor_map(const WalkMapping& mapping) {
 namespace daq_mm::cuda {
 namespace {
 
-static_assert(sizeof(TensorMap) == sizeof(CUtensorMap) && alignof(TensorMap) == 64);
+static_assert(sizeof(TensorMap) == sizeof(CUtensorMap) &&
+              alignof(TensorMap) >= alignof(CUtensorMap));
 
 // A function of the driver, by its name and the CUDA version whose signature is meant.
 template <typename function_t>

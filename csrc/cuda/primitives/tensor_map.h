@@ -49,8 +49,9 @@ struct TensorMap {
   WalkMapping walk;
 };
 #else
-// CUtensorMap of the driver, whose header kernels need not know.
-struct alignas(64) TensorMap {
+// CUtensorMap of the driver, whose header kernels need not know; aligned as CUDA 13's, which is
+// more than CUDA 12's 64.
+struct alignas(128) TensorMap {
   uint64_t opaque[16];
 };
 #endif
