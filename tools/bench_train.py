@@ -234,6 +234,7 @@ def run(args: argparse.Namespace, argv: list[str], benchmark: TrainBenchmark) ->
         **provenance(vars(args)),
         "allocator": benchmark.allocator,
         "backend": benchmark.backend,
+        "network": network.source,
         "parameters": parameters_of(network.module),
         "records": [],
     }
