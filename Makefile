@@ -23,7 +23,11 @@ ifeq ($(TESTS),all)
 MARKS := -m "slow or not slow"
 endif
 
-SOURCES := setup.py $(wildcard csrc/*.h csrc/*.cpp csrc/cpu/* csrc/cuda/*)
+FOLDERS := csrc csrc/cpu csrc/cuda csrc/cuda/primitives
+SOURCES := setup.py $(foreach kind,h cpp cu,$(wildcard $(addsuffix /*.$(kind),$(FOLDERS))))
+
+# Steps of tools/cuda_session.py: all that measure.
+BENCHMARKS := train train-graph ops wgmma glue train-compile ops-autotune train-compile-int8
 
 # Freed memory goes back at once, so that the sanitizer sees what lies beyond a tensor's end.
 ifdef SANITIZE
@@ -66,7 +70,7 @@ test-cuda: install
 	$(SANITIZER) $(BIN)/python -m pytest --device cuda tests/test_ops_*.py $(MARKS) $(PYTEST_ARGS)
 
 bench-cuda: install
-	$(BIN)/python tools/cuda_session.py --minutes 60 --steps train train-graph ops ops-autotune wgmma train-compile
+	$(BIN)/python tools/cuda_session.py --minutes 60 --steps $(BENCHMARKS)
 
 lint: install
 	$(BIN)/ruff check .

@@ -1,6 +1,7 @@
 """bench_ops: shapes, records, ratios, the correctness gate, errors. Nothing asserts a time."""
 
 import json
+import os
 import subprocess
 import sys
 import types
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from daq_mm import DAQConfig, ops
+from daq_mm import DAQConfig, convert_model, ops
 from toy_convolutions import ToyNetwork, toy_batch
 
 TOOLS = Path(__file__).resolve().parent.parent / "tools"
@@ -171,12 +172,101 @@ def test_tracing_counts_equal_layers_and_sees_signs():
         trace(nn.ReLU(), lambda: None, batch=1)
 
 
+def without(monkeypatch, *packages):
+    """These packages cannot be imported; daq_mm is as it was."""
+    for name in list(sys.modules):
+        if name.partition(".")[0] in packages:
+            monkeypatch.delitem(sys.modules, name)
+    for name in packages:
+        monkeypatch.setitem(sys.modules, name, None)
+
+
 def test_resnet50_has_its_known_multiplications():
-    pytest.importorskip("mmdet", reason="the set is traced from mmdet's ResNet")
     shapes = networks.shape_set("resnet50", batch=1)
     assert sum(s.count for s in shapes) == 53
     assert sum(s.count * s.macs for s in shapes) == 4_087_136_256
     assert [s.first for s in shapes] == [True] + [False] * (len(shapes) - 1)
+
+
+def test_resnet50_in_plain_pytorch_is_that_of_mmdet(monkeypatch, capsys):
+    pytest.importorskip("mmdet.models", reason="compares with mmdet's")
+    theirs = networks.build("resnet50", size=64)
+    shapes = networks.shape_set("resnet50", batch=2)
+    with monkeypatch.context() as patch:
+        without(patch, "mmdet")
+        own = networks.build("resnet50", size=64)
+        assert networks.shape_set("resnet50", batch=2) == shapes
+    assert (theirs.source, own.source) == ("mmdet", "tools/bench/resnet.py")
+    assert "needs mmdet" in capsys.readouterr().err  # not silently
+    sizes = [[(k, v.shape) for k, v in n.module.state_dict().items()] for n in (theirs, own)]
+    assert sizes[0] == sizes[1]
+    # Drawn alike: each layer's spread is that of the other's, and every branch is awake.
+    for (name, a), b in zip(theirs.module.named_parameters(), own.module.parameters()):
+        assert torch.allclose(a.std(correction=0), b.std(correction=0), rtol=0.1), name
+        assert a.dim() != 1 or torch.equal(a, b) or name == "head.bias", name
+    own.module.load_state_dict(theirs.module.state_dict())
+    batch = theirs.batch(2, torch.device("cpu"))
+    assert torch.equal(theirs.module(*batch), own.module(*batch))
+    # What is fused with what decides its speed.
+    reports = [convert_model(network.module, DAQConfig()) for network in (theirs, own)]
+    assert reports[0].converted == reports[1].converted and len(reports[0].converted) == 52
+    assert reports[0].fused == reports[1].fused and len(reports[0].fused) == 17
+
+
+#: Read by each Python process at its start, if its folder is on the path: as without the packages.
+_HIDE = """
+import sys
+sys.modules.update(dict.fromkeys(["mmdet", "mmcv", "mmengine", "mmaction"]))
+"""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["bench_train.py", "--model", "resnet50", "--modes", "int8-fused", "--size", "32",
+         "--batch", "2", "--iterations", "1", "--warm-up", "1", "--memory-repeats", "1",
+         "--threads", "1", "--allow-reference"],
+        ["bench_ops.py", "--set", "resnet50", "--batch", "1", "--filter", "1x512x7x7 -> 2048",
+         "--ops", "forward", "--repeats", "1", "--min-time", "0", "--threads", "1"],
+    ],
+    ids=["bench_train", "bench_ops"],
+)  # fmt: skip
+def test_benchmarks_run_without_openmmlab(tmp_path, command):
+    (tmp_path / "sitecustomize.py").write_text(_HIDE)
+    path = os.pathsep.join([str(tmp_path), str(TOOLS.parent)])
+    result = tmp_path / "result.json"
+    done = subprocess.run(
+        [sys.executable, *command, "--json", str(result)],
+        cwd=TOOLS,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "which is not installed" in done.stderr  # mmdet's ResNet was asked for
+    document = json.loads(result.read_text())
+    assert document["records"]
+    if command[0] == "bench_train.py":
+        assert document["network"] == "tools/bench/resnet.py"
+        (record,) = document["records"]
+        assert record["median_s"] > 0 and "iteration" in record["memory"]
+        assert record["int8_layers"] == 52
+
+
+def test_other_networks_say_what_they_need(monkeypatch):
+    for name, package in (("mobilenetv2", "mmdet"), ("vgg16", "mmcv")):
+        with monkeypatch.context() as patch:
+            without(patch, package)
+            with pytest.raises(ImportError, match=f"needs {package}, which is not installed"):
+                networks.build(name, size=32)
+
+
+def test_a_missing_package_is_told_before_mmengine_installs_it(monkeypatch):
+    hub = pytest.importorskip("mmengine.hub")
+    monkeypatch.setattr(hub, "get_config", lambda name: pytest.fail("it would run pip install"))
+    without(monkeypatch, "mmdet")
+    with pytest.raises(ImportError, match="retinanet.* needs mmdet, which is not installed"):
+        networks.build("retinanet_r50", size=32)
 
 
 def test_unknown_sets_and_models_are_refused():

@@ -22,7 +22,7 @@ QUICK = ["--size", "2,24,5,6", "--repeats", "1", "--min-time", "0"]
 def _plain_allocator(monkeypatch):
     """The tool's allocator setting would outlive the test."""
     monkeypatch.setattr(bench_glue.allocator, "configure", lambda choice: {"library": choice})
-    monkeypatch.setattr(bench_glue.machine, "copy_bandwidth", lambda device: 1.0)
+    monkeypatch.setattr(bench_glue.machine, "copy_bandwidth", lambda device: 2.0)
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
@@ -36,7 +36,8 @@ def test_records(tmp_path, dtype):
     values = 2 * 24 * 30
     assert by_op["stats_of"]["bytes"] == values * element + 4 * 24 * 8
     assert by_op["apply"]["bytes"] == values * (2 * element + 1) + values // 8
-    assert all(record["gbps"] > 0 for record in records)
+    assert document["backend"] == ops.backend_of(torch.zeros(1))
+    assert all(record["copy_share"] == record["gbps"] / 2.0 > 0 for record in records)
     ops_of = {}
     for record in document["products"]:
         assert record["median_s"] > 0
@@ -45,20 +46,64 @@ def test_records(tmp_path, dtype):
     assert all(len(set(names)) == len(names) == 5 for names in ops_of.values())
 
 
-def test_a_wrong_epilogue_is_not_timed(monkeypatch):
+def test_a_wrong_epilogue_is_told_and_not_timed(monkeypatch, tmp_path, capsys):
     def wrong(*args, **keywords):
         gz, sums = torch.ops.daq_mm.grad_input_reduce(*args, *keywords.values())
-        return gz, sums + 1e6
+        return gz, sums + (1e6 if gz.shape[1] == 16 else 0)
 
     monkeypatch.setattr(ops, "grad_input_reduce", wrong)
-    with pytest.raises(AssertionError):
-        glue_products.product_cases(1, torch.float32, ((16, 8, 1, 4, False),))
+    shapes = ((16, 8, 1, 4, False), (8, 16, 3, 4, True))
+    monkeypatch.setattr(bench_glue, "BOTTLENECKS", shapes)
+    path = tmp_path / "glue.json"
+    assert bench_glue.main([*QUICK, "--json", str(path)]) == 1
+    first, *others = json.loads(path.read_text())["products"]
+    assert first["convolution"] == "16->8 1x1 at 4" and "median_s" not in first
+    assert first["error"].startswith("AssertionError")
+    assert {r["convolution"] for r in others} == {"8->16 3x3 at 4, g2"} and len(others) == 5
+    assert "FAILED 16->8 1x1 at 4: AssertionError" in capsys.readouterr().err
 
 
-def test_a_wrong_result_is_not_timed(monkeypatch, capsys):
+def test_a_wrong_result_is_told_and_not_timed(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(ops, "stats_of", lambda y: torch.ones(4, y.shape[1]).double())
-    assert bench_glue.main(QUICK) == 1
-    assert "FAILED stats_of" in capsys.readouterr().err
+    path = tmp_path / "glue.json"
+    assert bench_glue.main([*QUICK, "--no-products", "--json", str(path)]) == 1
+    by_op = {record["op"]: record for record in json.loads(path.read_text())["records"]}
+    assert "median_s" not in by_op["stats_of"] and by_op["apply"]["median_s"] > 0
+    assert "FAILED stats_of: AssertionError" in capsys.readouterr().err
+
+
+def test_an_op_that_does_not_run_is_told(monkeypatch, tmp_path):
+    def broken(*args, **keywords):
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr(ops, "norm_backward_apply", broken)
+    path = tmp_path / "glue.json"
+    assert bench_glue.main([*QUICK, "--no-products", "--json", str(path)]) == 1
+    by_op = {record["op"]: record for record in json.loads(path.read_text())["records"]}
+    assert by_op["apply"] == {"op": "apply", "error": "RuntimeError: no such kernel"}
+    assert by_op["quantize"]["median_s"] > 0
+
+
+def test_all_operands_are_made_on_the_device(monkeypatch):
+    """On 'meta', which has no values, so that none can slip in from the CPU unseen."""
+    for case in bench_glue.cases([2, 24, 5, 6], torch.bfloat16, "meta").values():
+        assert {t.device.type for t in (*case.operands, *case.inputs)} == {"meta"}
+        assert case.bytes > 0
+    monkeypatch.setattr(glue_products, "_expect_equal", lambda *args, **keywords: None)
+    shape = (16, 8, 1, 4, True)
+    work = glue_products.variants(shape, batch=2, dtype=torch.bfloat16, device="meta")
+    for name, run in work.items():
+        result = run()
+        first = result[0] if isinstance(result, tuple) else result
+        assert first.device.type == "meta", name
+
+
+@pytest.mark.parametrize(("device", "words"), [("gpu", "allowed: cpu, cuda"), ("cuda", "no CUDA")])
+def test_wrong_device(device, words):
+    if device == "cuda" and torch.cuda.is_available():
+        pytest.skip("this device is there")
+    with pytest.raises(SystemExit, match=words):
+        bench_glue.main([*QUICK, "--device", device])
 
 
 @pytest.mark.parametrize("size", ["2,3", "2,a,4,4", "0,3,4,4"])

@@ -2,6 +2,9 @@
 
 import argparse
 import json
+import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,7 +18,7 @@ TOOLS = Path(__file__).resolve().parent.parent / "tools"
 sys.path.insert(0, str(TOOLS))
 
 import bench_train  # noqa: E402
-from bench import layer_profile, memory, modes, networks  # noqa: E402
+from bench import cuda_math, layer_profile, memory, modes, networks  # noqa: E402
 from bench.timing import Summary  # noqa: E402
 from bench.train_report import add_ratios, tables  # noqa: E402
 from bench.training import Setting, Trainer, check_loss, warm_up  # noqa: E402
@@ -44,7 +47,8 @@ def test_bench_train_compares_modes(tmp_path, toy_model, capsys):
     arguments = ["--modes", "fp32,bf16,int8,int8-bf16", "--profile-layers", "--json", str(path)]
     assert bench_train.main([*TRAIN, *arguments]) == 0
     document = json.loads(path.read_text())
-    assert document["autotune"] is None
+    assert document["autotune"] is None and document["cuda_math"] is None
+    assert document["finished"] is True
     by_mode = {record["mode"]: record for record in document["records"]}
     assert list(by_mode) == ["fp32", "bf16", "int8", "int8-bf16"]
     assert (by_mode["int8"]["int8_layers"], by_mode["int8"]["float_layers"]) == (3, 1)
@@ -75,6 +79,117 @@ def test_a_failing_mode_is_told_and_the_others_go_on(tmp_path, toy_model, monkey
     captured = capsys.readouterr()
     assert "FAILED: RuntimeError: no such kernel" in captured.out
     assert "0.00" not in captured.out.split("bf16")[0]
+
+
+@pytest.fixture
+def cuda_flags():
+    """PyTorch's flags as they were, after the test."""
+    backends = torch.backends
+    before = backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32, backends.cudnn.benchmark
+    yield
+    backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32, backends.cudnn.benchmark = before
+
+
+def test_float32_is_float32_and_cudnn_measures(cuda_flags):
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = False
+    assert cuda_math.configure(torch.device("cpu")) is None
+    assert torch.backends.cudnn.allow_tf32 is True  # nothing was set
+    found = cuda_math.configure(torch.device("cuda"))
+    assert torch.backends.cudnn.allow_tf32 is torch.backends.cuda.matmul.allow_tf32 is False
+    assert torch.backends.cudnn.benchmark is True
+    expected = {"matmul_allow_tf32": False, "cudnn_allow_tf32": False, "cudnn_benchmark": True}
+    assert expected.items() <= found.items()
+
+
+def test_the_benchmark_sets_cudas_libraries_before_it_builds_anything(monkeypatch):
+    seen = []
+    monkeypatch.setattr(bench_train.cuda_math, "configure", lambda device: seen.append(device))
+    args = bench_train.parse_args([*TRAIN, "--modes", "fp32"])
+    assert bench_train.TrainBenchmark(args).cuda_math is None
+    assert seen == [torch.device("cpu")]
+
+
+#: bench_train on the toy network in a process of its own, which dies at the second mode's memory.
+_KILLED = """
+import os, signal, sys
+sys.path[:0] = ["tools", "tests"]
+import bench_train
+from bench.networks import Network
+from toy_convolutions import ToyNetwork, toy_batch
+
+bench_train.build = lambda name, size, frames: Network(ToyNetwork().train(), toy_batch)
+
+def measure(argv, mode):
+    if mode.name == "bf16":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"iteration": 5}
+
+bench_train._measure_memory_once = measure
+bench_train.main(sys.argv[1:])
+"""
+
+
+def test_what_was_measured_survives_a_kill_between_modes(tmp_path):
+    path = tmp_path / "train.json"
+    arguments = [a for a in TRAIN if a != "--no-memory"]
+    arguments += ["--modes", "fp32,bf16", "--memory-repeats", "1", "--json", str(path)]
+    root = TOOLS.parent
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    done = subprocess.run(
+        [sys.executable, "-c", _KILLED, *arguments],
+        cwd=root,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    document = json.loads(path.read_text())
+    by_mode = {record["mode"]: record for record in document["records"]}
+    assert document["finished"] is False
+    assert all(record["samples"] == 2 for record in by_mode.values())
+    assert by_mode["bf16"]["speedup_over"].keys() == {"fp32"}
+    assert by_mode["fp32"]["memory"] == {"iteration": 5, "iteration_of_each": [5]}
+    assert "memory" not in by_mode["bf16"]
+
+
+def test_the_file_grows_with_every_mode_and_round(tmp_path, toy_model, monkeypatch):
+    path, seen = tmp_path / "train.json", []
+
+    def write(to, document):
+        records = document["records"]
+        seen.append([(r["mode"], r.get("samples", 0)) for r in records])
+
+    monkeypatch.setattr(bench_train, "write_json", write)
+    assert bench_train.main([*TRAIN, "--modes", "fp32,bf16", "--json", str(path)]) == 0
+    assert seen[:4] == [
+        [("fp32", 0)],
+        [("fp32", 0), ("bf16", 0)],
+        [("fp32", 1), ("bf16", 1)],
+        [("fp32", 2), ("bf16", 2)],
+    ]
+
+
+@pytest.mark.parametrize("mode", ["fp32", "int8-fused-fp32", "int8"])
+def test_an_iteration_reads_no_value_on_the_host(mode, monkeypatch):
+    """So that a CUDA graph can hold it: tensors on 'meta' have no values to wait for.
+
+    Only modes without autocast, which has no meta device; a cast reads nothing either.
+    """
+    enabled = torch.is_autocast_enabled
+    monkeypatch.setattr(
+        torch, "is_autocast_enabled", lambda *a: False if a == ("meta",) else enabled(*a)
+    )
+    network = networks.Network(networks.Classifier(networks.ResNet50(), 2048).train(), pictures)
+    on_meta = Setting(2, torch.device("meta"), channels_last=True, config=DAQConfig())
+    trainer = Trainer(network, modes.MODES[mode], on_meta)
+    for _ in range(2):
+        assert trainer.step().device.type == "meta"
+
+
+def pictures(n, device):
+    labels = torch.zeros(n, dtype=torch.int64, device=device)
+    return torch.randn(n, 3, 32, 32, device=device), labels
 
 
 def test_a_mode_that_computes_something_else_is_refused(toy_model, capsys):

@@ -1,7 +1,12 @@
 """cuda_session: each step is run, limited and told, whatever became of those before it."""
 
 import json
+import os
+import shutil
+import subprocess
 import sys
+import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -10,18 +15,34 @@ import torch
 TOOLS = Path(__file__).resolve().parent.parent / "tools"
 sys.path.insert(0, str(TOOLS))
 
+import bench_glue  # noqa: E402
+import bench_ops  # noqa: E402
+import bench_train  # noqa: E402
+import compare_wgmma  # noqa: E402
 import cuda_session  # noqa: E402
-from cuda_session import Step  # noqa: E402
+from bench import session_steps, side_by_side  # noqa: E402
+from bench.modes import choose  # noqa: E402
+from bench.session_steps import Step  # noqa: E402
+
+ROOT = TOOLS.parent
+ARGUMENTS = {
+    "tools/bench_train.py": bench_train.parse_args,
+    "tools/bench_ops.py": bench_ops.parse_args,
+    "tools/bench_glue.py": bench_glue.parse_args,
+    "tools/compare_wgmma.py": compare_wgmma.parse_args,
+}
 
 
 @pytest.fixture
 def session(monkeypatch, tmp_path):
     """Run a session of these steps on a card that is not there; its document and exit status."""
 
-    def run(*steps, minutes="1"):
+    def run(*steps, minutes="1", more=()):
         monkeypatch.setattr(cuda_session, "card", lambda: ("no-card", "9.0a"))
-        monkeypatch.setattr(cuda_session, "steps", lambda architecture, batch: list(steps))
-        status = cuda_session.main(["--out", str(tmp_path), "--minutes", minutes])
+        monkeypatch.setattr(
+            cuda_session, "steps", lambda architecture, batch, minutes=10: list(steps)
+        )
+        status = cuda_session.main(["--out", str(tmp_path), "--minutes", minutes, *more])
         return json.loads((tmp_path / "session.json").read_text()), status
 
     return run
@@ -80,15 +101,206 @@ def test_card(monkeypatch, device, capability, expected):
     assert cuda_session.card() == expected
 
 
-def test_steps_name_tools_that_are_there():
-    commands = [step.command for step in cuda_session.steps("9.0a", 8)]
-    files = [part for command in commands for part in command if part.endswith(".py")]
-    assert "tests/test_ops_quantize.py" in files and "tools/bench_train.py" in files
-    assert "tools/compare_wgmma.py" in files
-    by_bench_ops = [command for command in commands if "tools/bench_ops.py" in command]
-    assert ["--autotune" in command for command in by_bench_ops] == [False, True]
-    assert len({command[-1] for command in by_bench_ops}) == 2  # a file each
-    assert all((TOOLS.parent / name).is_file() for name in files)
+def benchmarks(batch=256, minutes=10):
+    """Arguments of the benchmarks as the tools themselves read them, by step."""
+    found = {}
+    for step in session_steps.steps("9.0a", batch, minutes):
+        tool, *arguments = step.command
+        if tool in ARGUMENTS:
+            found[step.name] = ARGUMENTS[tool](arguments)
+    return found
+
+
+def test_the_order_is_by_worth():
+    names = [step.name for step in session_steps.steps("9.0a", 256)]
+    first = ["build", "test", "train", "train-graph", "ops", "wgmma", "glue", "train-compile"]
+    assert names[: len(first)] == first
+    assert names.index("memcheck") == len(first)
+    assert len(set(names)) == len(names)
+
+
+def test_trainings_time_what_users_get_by_default_first():
+    modes = {
+        name: [mode.name for mode in choose(args.modes)]
+        for name, args in benchmarks().items()
+        if name.startswith("train")
+    }
+    assert modes["train"] == ["bf16", "int8-fused", "fp32", "int8-bf16"]
+    assert modes["train-graph"] == ["bf16", "int8-fused", "int8-bf16"]
+    assert modes["train-compile"] == ["bf16", "int8-fused", "bf16-compile"]
+    assert all(names[0] == "bf16" for names in modes.values())  # each has its own baseline
+    args = benchmarks()["train"]
+    assert (args.model, args.size, args.device) == ("resnet50", 224, "cuda")
+    assert not args.no_memory and args.memory_repeats == 1
+    assert benchmarks()["train-graph"].cuda_graph
+    assert all(a.no_memory for n, a in benchmarks().items() if n.startswith("train-"))
+
+
+def test_the_batch_is_that_of_the_targets():
+    assert cuda_session.parse_args([]).batch == 256
+    for name, args in benchmarks().items():
+        assert getattr(args, "batch", None) == 256 or args.size == [256, 256, 56, 56], name
+    assert benchmarks(batch=8)["glue"].size == [8, 256, 56, 56]
+
+
+@pytest.mark.parametrize("minutes", [5, 10, 60])
+def test_limits_are_in_proportion_to_the_minutes(minutes):
+    scale = minutes / 10
+    ten = {step.name: step.limit for step in session_steps.steps("9.0a", 256)}
+    now = {step.name: step.limit for step in session_steps.steps("9.0a", 256, minutes)}
+    assert now.pop("build") == ten.pop("build") * max(1, scale)  # nothing runs without it
+    assert now == pytest.approx({name: limit * scale for name, limit in ten.items()})
+    inner, before = benchmarks(minutes=minutes), benchmarks()
+    limited = [name for name, args in inner.items() if hasattr(args, "limit_seconds")]
+    assert set(limited) == set(inner) - {"glue"}
+    for name in limited:
+        assert inner[name].limit_seconds == pytest.approx(before[name].limit_seconds * scale)
+        assert inner[name].limit_seconds < now[name]  # so that it ends by itself
+
+
+def test_results_go_to_a_file_each():
+    files = [args.json for args in benchmarks().values()]
+    assert len(set(files)) == len(files)
+    assert Path("{out}/train_resnet50.json") in files and Path("{out}/glue.json") in files
+
+
+def test_every_file_of_op_tests_is_run_and_checked():
+    files = {str(path.relative_to(ROOT)) for path in ROOT.glob("tests/test_ops_*.py")}
+    by_name = {step.name: step for step in session_steps.steps("9.0a", 256)}
+    assert set(by_name["test"].each) == set(by_name["memcheck"].each) == files
+    assert "tests/test_ops_grad_weight.py" in by_name["racecheck"].each
+    assert by_name["racecheck"].each == by_name["synccheck"].each
+    for name in ("memcheck", "racecheck", "synccheck"):
+        program, *options = by_name[name].prefix
+        assert program == "compute-sanitizer" and options[options.index("--tool") + 1] == name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["memcheck", "racecheck"])
+def test_the_selection_for_the_sanitizer_has_tests_of_every_file(name, tmp_path):
+    """Collected as on a machine without OpenMMLab's packages, where a session may run."""
+    packages = ["mmdet", "mmcv", "mmengine", "mmaction"]
+    hide = f"import sys\nsys.modules.update(dict.fromkeys({packages}))\n"
+    (tmp_path / "sitecustomize.py").write_text(hide)
+    step = next(step for step in session_steps.steps("9.0a", 256) if step.name == name)
+    selection = step.command[step.command.index("-k") + 1]
+    arguments = ["--collect-only", "-qq", "-p", "no:cacheprovider", "-k", selection, *step.each]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    counts = dict(line.split(": ") for line in done.stdout.splitlines() if ": " in line)
+    assert set(counts) == set(step.each)
+
+
+def test_commands_name_files_that_are_there():
+    for step in session_steps.steps("9.0a", 8):
+        names = [part for part in (*step.command, *step.each) if part.endswith(".py")]
+        assert names and all((ROOT / name).is_file() for name in names)
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not on the PATH")
+def test_make_rebuilds_for_every_kernel_source(tmp_path):
+    for name in (".packages", ".built"):
+        (tmp_path / name).touch()
+    command = ["make", "--question", f"VENV={tmp_path}", str(tmp_path / ".built")]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 0
+    for path in sorted(ROOT.glob("csrc/**/*.*")):
+        if path.suffix == ".md":
+            continue
+        newer = [*command, "-W", str(path.relative_to(ROOT))]
+        assert subprocess.run(newer, cwd=ROOT, capture_output=True).returncode == 1, path
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not on the PATH")
+def test_make_bench_cuda_runs_every_benchmark():
+    done = subprocess.run(["make", "--just-print", "bench-cuda"], cwd=ROOT, capture_output=True,
+                          text=True)  # fmt: skip
+    line = next(line for line in done.stdout.splitlines() if "tools/cuda_session.py" in line)
+    args = cuda_session.parse_args(line.split("tools/cuda_session.py")[1].split())
+    assert set(args.steps) == set(benchmarks())
+    assert args.minutes == 60 and args.batch == 256
+
+
+# ---- processes side by side ----
+
+
+def test_parts_of_a_step_run_side_by_side_and_fail_alone(session, tmp_path, monkeypatch):
+    monkeypatch.setattr(cuda_session.os, "cpu_count", lambda: 6)
+    code = (
+        "import pathlib, sys, time\n"
+        "name, = sys.argv[1:]\n"
+        f"folder = pathlib.Path({str(tmp_path)!r})\n"
+        "(folder / (name + '.begun')).touch()\n"
+        "while len(list(folder.glob('*.begun'))) < 3:\n"
+        "    time.sleep(0.01)\n"  # for ever, unless all three run at once
+        "print('this is', name)\n"
+        "sys.exit(4 if name == 'b' else 0)\n"
+    )
+    document, status = session(python("parts", code, each=("a", "b", "c")))
+    (record,) = document["steps"]
+    assert status == 1 and record["status"] == "failed" and record["exit_status"] == 4
+    assert record["parts"] == {"parts-a": 0, "parts-b": 4, "parts-c": 0}
+    assert (tmp_path / "parts-c.txt").read_text() == "this is c\n"
+    assert record["tail"] == [
+        *("-- parts-a", "this is a", "-- parts-b", "this is b", "-- parts-c", "this is c")
+    ]
+
+
+def test_no_more_workers_than_allowed(tmp_path):
+    code = (
+        "import os, pathlib, sys, time\n"
+        "mine = pathlib.Path(sys.argv[1]); mine.touch(); time.sleep(0.2)\n"
+        "count = len(list(mine.parent.glob('*.running')))\n"
+        "mine.unlink(); sys.exit(count)\n"
+    )
+    commands = {
+        tmp_path / f"{i}.txt": [sys.executable, "-c", code, str(tmp_path / f"{i}.running")]
+        for i in range(4)
+    }
+    found = side_by_side.run_all(
+        commands, seconds=60, workers=1, folder=tmp_path, environment=dict(os.environ)
+    )
+    assert list(found.values()) == [1, 1, 1, 1]
+    with pytest.raises(ValueError, match="workers=0 must be at least 1"):
+        side_by_side.run_all({}, seconds=1, workers=0, folder=tmp_path, environment={})
+
+
+def test_the_children_of_what_is_out_of_time_end_too(session, tmp_path):
+    child = f"import time; time.sleep(2); open({str(tmp_path / 'alive')!r}, 'w')"
+    code = (
+        f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {child!r}])\n"
+        "import time; time.sleep(60)\n"
+    )
+    document, _ = session(python("hangs", code, limit=1.0))
+    assert document["steps"][0]["status"] == "out of time"
+    time.sleep(3)
+    assert not (tmp_path / "alive").exists()
+
+
+def test_what_never_began_is_told(session, monkeypatch):
+    monkeypatch.setattr(cuda_session.os, "cpu_count", lambda: 1)
+    code = "import sys, time; time.sleep(60 if sys.argv[1] == 'a' else 0)"
+    document, _ = session(python("parts", code, limit=1.0, each=("a", "b")))
+    (record,) = document["steps"]
+    assert record["status"] == "out of time"
+    assert record["parts"] == {"parts-a": None, "parts-b": None}
+    assert record["tail"][-1] == "never begun"
+
+
+def test_the_archive_has_the_results_after_every_step(session, tmp_path):
+    archive = tmp_path / "session.tar.gz"
+    last = f"import tarfile; print(tarfile.open({str(archive)!r}).getnames())"
+    session(python("first", "print(1)"), python("last", last), more=("--archive", str(archive)))
+    names = (tmp_path / "last.txt").read_text()
+    assert "first.txt" in names and "session.json" in names
+    with tarfile.open(archive) as tar:
+        inside = {Path(name).name for name in tar.getnames()}
+    assert inside == {tmp_path.name, "first.txt", "last.txt", "session.json"}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")

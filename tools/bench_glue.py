@@ -1,11 +1,13 @@
 """Times the fused glue ops on one activation, in GB/s of what they must read and write.
 
     python tools/bench_glue.py --size 16,256,56,56 --dtype bf16 --threads 2
+    python tools/bench_glue.py --size 256,256,56,56 --device cuda
 
-Each op is compared with the reference on the very tensors before it is timed. All take turns;
-times are medians. The yardstick is a plain copy on the same machine. A second table has products
-with glue in their epilogues (statistics of the output, batch norm's backward sums) next to the
-same work in two ops, for the bottlenecks of ResNet-50 at the batch of --size.
+Each op is compared with the reference on the very tensors before it is timed; one that differs is
+told and not timed, and the exit status is 1. All take turns; times are medians, of device time on
+CUDA. The yardstick is a plain copy on the same device. A second table has products with glue in
+their epilogues (statistics of the output, batch norm's backward sums) next to the same work in two
+ops, for the bottlenecks of ResNet-50 at the batch of --size.
 """
 
 from __future__ import annotations
@@ -14,15 +16,16 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from bench import allocator, machine  # noqa: E402
-from bench.glue_products import product_cases  # noqa: E402
+from bench.glue_products import BOTTLENECKS, describe, variants  # noqa: E402
 from bench.operands import DTYPES  # noqa: E402
-from bench.timing import Clock, take_turns  # noqa: E402
+from bench.timing import Clock, Summary, device_of, take_turns  # noqa: E402
 from common.provenance import provenance, warn_if_busy, write_json  # noqa: E402
 from daq_mm import ops  # noqa: E402
 from daq_mm.ops import reference_glue  # noqa: E402
@@ -39,6 +42,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     # fmt: off
     add("--size", default="16,256,56,56", help="N,C,*spatial of the activation")
     add("--dtype", default="bf16", choices=DTYPES, help="of the float tensors")
+    add("--device", default="cpu", help="cpu (default) or cuda")
     add("--threads", type=int, default=None, help="default: as torch chooses")
     add("--repeats", type=int, default=7, help="samples of each op, default 7")
     add("--min-time", type=float, default=0.15, help="seconds of an op's samples together")
@@ -61,6 +65,7 @@ class Case:
     def __init__(self, op: str, args: tuple, keywords: dict, moves: list[torch.Tensor]) -> None:
         self.run: Callable[[], object] = lambda: getattr(ops, op)(*args, **keywords)
         self.reference = lambda: getattr(reference_glue, op)(*args, *keywords.values())
+        self.operands = [t for t in (*args, *keywords.values()) if isinstance(t, torch.Tensor)]
         self.inputs = moves
 
     def check(self) -> None:
@@ -80,8 +85,15 @@ class Case:
         return sum(t.numel() * t.element_size() for t in (*self.inputs, *results))
 
 
-def cases(size: list[int], dtype: torch.dtype) -> dict[str, Case]:
+def cases(
+    size: list[int], dtype: torch.dtype, device: torch.device | str = "cpu"
+) -> dict[str, Case]:
     """The ops as ResNet's blocks call them."""
+    with torch.device(device):  # every tensor below is made there
+        return _cases(size, dtype)
+
+
+def _cases(size: list[int], dtype: torch.dtype) -> dict[str, Case]:
     last = channels_last_format(len(size) - 2)
     y, residual, g, g2 = (
         torch.randn(size).to(dtype).contiguous(memory_format=last) for _ in range(4)
@@ -121,59 +133,113 @@ def cases(size: list[int], dtype: torch.dtype) -> dict[str, Case]:
     }
 
 
-def time_products(args: argparse.Namespace) -> list[dict]:
-    """Records of the products with epilogues, and their table."""
-    records = []
-    for shape, variants in product_cases(args.size[0], DTYPES[args.dtype]).items():
-        summaries = take_turns(
-            variants, repeats=args.repeats, min_time=args.min_time, clock=Clock("cpu")
+class GlueBenchmark:
+    """Checks and times the ops with the settings of the command line; the document grows."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.device = device_of(args.device)
+        setting = allocator.configure("heap")
+        if args.threads is not None:
+            torch.set_num_threads(args.threads)
+        torch.manual_seed(0)
+        self.document: dict[str, Any] = {
+            **provenance(vars(args)),
+            "allocator": setting,
+            "backend": ops.backend_of(torch.empty(0, device=self.device)),
+            "bandwidth_gbps": machine.copy_bandwidth(self.device),
+            "records": [],
+            "products": [],
+        }
+
+    def save(self) -> None:
+        """Write what there is, so that a run that is killed leaves it."""
+        if self.args.json:
+            write_json(self.args.json, self.document)
+
+    def ops(self) -> None:
+        """Records of the glue ops, and their table."""
+        good = {}
+        for name, case in cases(self.args.size, DTYPES[self.args.dtype], self.device).items():
+            try:
+                case.check()
+            except (AssertionError, RuntimeError) as error:  # it differs, or does not run at all
+                self._fail(self.document["records"], error, op=name)
+            else:
+                good[name] = case
+        summaries = self._times({name: case.run for name, case in good.items()})
+        bandwidth = self.document["bandwidth_gbps"]
+        where = f"{torch.get_num_threads()} threads" if self.device.type == "cpu" else "device time"
+        print(f"{self.args.size} {self.args.dtype}, {where}, ", end="")
+        print(f"{self.document['backend']}; copy: {bandwidth:.0f} GB/s\n")
+        print("| op | ms | GB/s | of a copy |\n| --- | --- | --- | --- |")
+        for name, case in good.items():
+            size, summary = case.bytes, summaries[name]
+            gbps = size / summary.median_s / 1e9
+            record = {"op": name, "bytes": size, "gbps": gbps, "copy_share": gbps / bandwidth}
+            self.document["records"].append({**record, **summary.fields()})
+            print(f"| {name} | {summary.median_s * 1e3:.2f} | {gbps:.1f} ", end="")
+            print(f"| {gbps / bandwidth:.0%} |")
+        self.save()
+
+    def products(self) -> None:
+        """Records of the products with epilogues, and their table."""
+        begun = False
+        for shape in BOTTLENECKS:
+            name = describe(*shape)
+            try:
+                work = variants(
+                    shape,
+                    batch=self.args.size[0],
+                    dtype=DTYPES[self.args.dtype],
+                    device=self.device,
+                )
+            except (AssertionError, RuntimeError) as error:
+                self._fail(self.document["products"], error, convolution=name)
+                continue
+            summaries = self._times(work)
+            if not begun:
+                print(f"\n| convolution, ms | {' | '.join(work)} |")
+                print(f"| --- |{' --- |' * len(work)}")
+                begun = True
+            cells = [f"{summaries[op].median_s * 1e3:.2f}" for op in work]
+            print(f"| {name} | {' | '.join(cells)} |", flush=True)
+            for op in work:
+                record = {"convolution": name, "op": op, **summaries[op].fields()}
+                self.document["products"].append(record)
+            self.save()
+
+    def failed(self) -> bool:
+        """Whether a result was wrong or missing."""
+        return any("error" in r for kind in ("records", "products") for r in self.document[kind])
+
+    def _times(self, work: dict[str, Callable[[], object]]) -> dict[str, Summary]:
+        return take_turns(
+            work,
+            repeats=self.args.repeats,
+            min_time=self.args.min_time,
+            clock=Clock(self.device),
         )
-        if not records:
-            print(f"\n| convolution, ms | {' | '.join(variants)} |")
-            print(f"| --- |{' --- |' * len(variants)}")
-        cells = [f"{summaries[name].median_s * 1e3:.2f}" for name in variants]
-        print(f"| {shape} | {' | '.join(cells)} |")
-        for name in variants:
-            records.append({"convolution": shape, "op": name, **summaries[name].fields()})
-    return records
+
+    def _fail(self, records: list[dict], error: Exception, **what: str) -> None:
+        words = f"{type(error).__name__}: {error}"
+        records.append({**what, "error": words})
+        print(f"FAILED {' '.join(what.values())}: {words}", file=sys.stderr)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the tool; 1 if an op's result is wrong."""
     args = parse_args(argv)
-    setting = allocator.configure("heap")
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
-    torch.manual_seed(0)
     warn_if_busy()
-    of_op = cases(args.size, DTYPES[args.dtype])
-    for name, case in of_op.items():
-        try:
-            case.check()
-        except AssertionError as error:
-            print(f"FAILED {name}: {error}", file=sys.stderr)
-            return 1
-    bandwidth = machine.copy_bandwidth(torch.device("cpu"))
-    summaries = take_turns(
-        {name: case.run for name, case in of_op.items()},
-        repeats=args.repeats,
-        min_time=args.min_time,
-        clock=Clock("cpu"),
-    )
-    print(f"{args.size} {args.dtype}, {torch.get_num_threads()} threads, ", end="")
-    print(f"{ops.cpu_capability()}; copy: {bandwidth:.0f} GB/s\n")
-    print("| op | ms | GB/s |\n| --- | --- | --- |")
-    records = []
-    for name, case in of_op.items():
-        gbps = case.bytes / summaries[name].median_s / 1e9
-        records.append({"op": name, "bytes": case.bytes, "gbps": gbps, **summaries[name].fields()})
-        print(f"| {name} | {summaries[name].median_s * 1e3:.2f} | {gbps:.1f} |")
-    products = [] if args.no_products else time_products(args)
-    if args.json:
-        document = {"allocator": setting, "bandwidth_gbps": bandwidth, "records": records}
-        document["products"] = products
-        write_json(args.json, {**provenance(vars(args)), **document})
-    return 0
+    try:
+        benchmark = GlueBenchmark(args)
+    except ValueError as error:
+        sys.exit(f"bench_glue.py: {error}")
+    benchmark.ops()
+    if not args.no_products:
+        benchmark.products()
+    benchmark.save()
+    return 1 if benchmark.failed() else 0
 
 
 if __name__ == "__main__":

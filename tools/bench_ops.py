@@ -6,6 +6,7 @@
 Each op passes a correctness gate on the very shape before it is timed; one that fails is told
 and not timed, and the exit status is 1. All candidates of a shape take turns; times are medians.
 On a CPU the peak is measured again before each shape; the record has the median and each value.
+On CUDA float32 means float32, not TF32, and cuDNN chooses its algorithms by measuring them.
 Ops: the integer products alone (forward, grad_input, grad_weight); a layer's passes with
 quantization included (conv_forward, conv_grad_input, conv_grad_weight, conv_backward);
 quantize_x, quantize_g, update_thresholds, update_thresholds_measured (with the discriminator).
@@ -25,7 +26,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from bench import allocator, autotuning, machine, report  # noqa: E402
+from bench import allocator, autotuning, cuda_math, machine, report  # noqa: E402
 from bench.candidates import (  # noqa: E402
     BASELINE,
     LAYER_OPS,
@@ -105,6 +106,7 @@ class OpsBenchmark:
             torch.set_num_threads(args.threads)
         torch.manual_seed(0)
         self.device = device_of(args.device)
+        self.cuda_math = cuda_math.configure(self.device)
         autotuning.start(args.autotune, self.device)
         self.config = DAQConfig.make(args.recipe)
         self.capabilities = machine.capabilities(args.backends, self.device)
@@ -198,6 +200,7 @@ def measure(
     document = {
         **provenance(vars(args)),
         "allocator": benchmark.allocator,
+        "cuda_math": benchmark.cuda_math,
         "peak_gops": benchmark.peaks,
         "peak_gops_samples": benchmark.peak_samples,
         "bandwidth_gbps": benchmark.bandwidth,

@@ -6,16 +6,20 @@
 An iteration is forward, loss, backward and an SGD step on a random batch. All modes start from
 the same weights and take turns within one process; times are medians. A mode that fails, or whose
 first loss is not that of the first mode, is told as failed and the others go on; the exit status
-is 1. Peak memory is measured for each mode in a process of its own.
+is 1. Peak memory is measured for each mode in a process of its own. --json is written after every
+mode and round, so that what is killed leaves what it has measured, with 'finished' false. On CUDA
+float32 means float32, not TF32, and cuDNN chooses its algorithms by measuring them.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +28,14 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from bench import allocator, autotuning, layer_profile, memory, train_report  # noqa: E402
+from bench import (  # noqa: E402
+    allocator,
+    autotuning,
+    cuda_math,
+    layer_profile,
+    memory,
+    train_report,
+)
 from bench.modes import DEFAULT_MODES, MODES, Mode, choose  # noqa: E402
 from bench.networks import NETWORKS, Network, build  # noqa: E402
 from bench.timing import Clock, Summary, device_of  # noqa: E402
@@ -104,6 +115,7 @@ class TrainBenchmark:
             raise ValueError(f"--cuda-graph needs --device cuda, not {args.device!r}")
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
+        self.cuda_math = cuda_math.configure(self.device)
         autotuning.start(args.autotune, self.device)
         self.modes = choose(args.modes)
         recipe, settings = split_recipe(args.recipe)
@@ -128,26 +140,29 @@ class TrainBenchmark:
         """One mode's trainer."""
         return Trainer(network, mode, self.setting)
 
-    def time(self, network: Network) -> list[dict[str, Any]]:
-        """Records of all modes, timed in turns; failed ones have 'error'."""
-        records, trainers = [], {}
+    def time(
+        self, network: Network, records: list[dict[str, Any]], save: Callable[[], None]
+    ) -> None:
+        """Time all modes in turns.
+
+        Args:
+            network: that all modes start from.
+            records: gets a record for each mode; those of failed ones have 'error'.
+            save: is called whenever the records tell more than before.
+        """
+        trainers = {}
         for mode in tqdm(self.modes, desc="warm-up", disable=None):
             record, trainer = self._warm(network, mode, records)
             records.append(record)
             if trainer is not None:
                 trainers[mode.name] = trainer
-        samples = self._rounds(trainers)
-        for record in records:
-            if record["mode"] in trainers:
-                summary = Summary.of(samples[record["mode"]])
-                record |= summary.fields()
-                record["samples_per_s"] = self.args.batch / summary.median_s
-        train_report.add_ratios(records)
+            save()
+        self._rounds(trainers, records, save)
         if self.args.profile_layers:
             for record in tqdm(records, desc="profile", disable=None):
                 if record["mode"] in trainers:
                     record["profile"] = layer_profile.profile_iterations(trainers[record["mode"]])
-        return records
+                    save()
 
     def _warm(
         self, network: Network, mode: Mode, earlier: list[dict]
@@ -176,7 +191,9 @@ class TrainBenchmark:
             trainer.release_gradients()
         return record, trainer
 
-    def _rounds(self, trainers: dict[str, Trainer]) -> dict[str, list[float]]:
+    def _rounds(
+        self, trainers: dict[str, Trainer], records: list[dict], save: Callable[[], None]
+    ) -> None:
         clock, begin = Clock(self.device), time.monotonic()
         samples: dict[str, list[float]] = {name: [] for name in trainers}
         for index in tqdm(range(self.args.iterations), desc="rounds", disable=None):
@@ -187,7 +204,13 @@ class TrainBenchmark:
                 samples[name].append(clock.seconds(trainer.step))
                 if trainer.graph is None:
                     trainer.release_gradients()
-        return samples
+            for record in records:
+                if record["mode"] in trainers:
+                    summary = Summary.of(samples[record["mode"]])
+                    record |= summary.fields()
+                    record["samples_per_s"] = self.args.batch / summary.median_s
+            train_report.add_ratios(records)
+            save()
 
     def memory_of(self, mode: Mode) -> dict[str, Any]:
         """Memory of one mode, in this process; see `measure_memory`."""
@@ -230,28 +253,46 @@ def _measure_memory_once(argv: list[str], mode: Mode) -> dict[str, Any]:
 def run(args: argparse.Namespace, argv: list[str], benchmark: TrainBenchmark) -> dict[str, Any]:
     """The whole benchmark; returns the JSON document."""
     network = benchmark.network()
+    records: list[dict[str, Any]] = []
     document = {
         **provenance(vars(args)),
         "allocator": benchmark.allocator,
+        "cuda_math": benchmark.cuda_math,
         "backend": benchmark.backend,
+        "network": network.source,
         "parameters": parameters_of(network.module),
-        "records": [],
+        "autotune": None,
+        "finished": False,
+        "records": records,
     }
+
+    def save() -> None:
+        if args.json:
+            write_json(args.json, document)
+
     if args.no_time:
-        document["records"] = [{"mode": m.name, "words": m.words} for m in benchmark.modes]
+        records += [{"mode": m.name, "words": m.words} for m in benchmark.modes]
     else:
-        document["records"] = benchmark.time(network)
+        benchmark.time(network, records, save)
     document["autotune"] = autotuning.record()
-    if args.json:
-        write_json(args.json, document)
+    save()
     if not args.no_memory:
-        for record in tqdm(document["records"], desc="memory", disable=None):
+        _free(benchmark.device)
+        for record in tqdm(records, desc="memory", disable=None):
             if "error" not in record:
                 record["memory"] = measure_memory(args, argv, MODES[record["mode"]])
+                save()
+    document["finished"] = True
+    save()
     print(train_report.tables(document))
-    if args.json:
-        write_json(args.json, document)
     return document
+
+
+def _free(device: torch.device) -> None:
+    """Give back what the timed modes held on the device: the child processes need it."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def main(argv: list[str] | None = None) -> int:

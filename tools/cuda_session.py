@@ -3,10 +3,17 @@
     python tools/cuda_session.py                        # all steps, ten minutes
     python tools/cuda_session.py --steps ops train      # measure what is built already
 
-Needs no network: a Python with a CUDA build of torch, pytest, numpy, tqdm and ninja, and nvcc for
-the step 'build', which compiles for the card at hand alone. Each step has a time limit and the
-next one begins whatever came of it; a step's whole output is in a text file, its result and
-seconds in session.json, which is written anew after each step. The exit status is 1 if any failed.
+Needs no network: a Python with a CUDA build of torch, setuptools, ninja, pytest, numpy and tqdm,
+and nvcc for the step 'build', which compiles for the card at hand alone. compute-sanitizer is used
+where it is on the PATH. No step needs mmdet, mmcv or mmengine: without them ResNet-50 is that of
+bench/resnet.py, layer for layer the same, and the record says so. Other networks than ResNet-50
+are mmdet's, mmcv's and mmaction's, in the benchmarks themselves.
+
+Steps are in the order of their worth. Each has a time limit, in proportion to --minutes, and the
+next one begins whatever came of it. A step's whole output is in a text file (tests: one for each
+file of tests), its result and seconds in session.json, which is written anew after each step. The
+benchmarks write their JSON as they go, so what a limit cuts off loses only what was not measured.
+The exit status is 1 if any step failed or was left out.
 """
 
 from __future__ import annotations
@@ -15,11 +22,9 @@ import argparse
 import os
 import re
 import shutil
-import signal
-import subprocess
 import sys
+import tarfile
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,103 +32,14 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from bench.session_steps import MINUTES, Step, steps  # noqa: E402
+from bench.side_by_side import run_all  # noqa: E402
 from common.provenance import ROOT, provenance, write_json  # noqa: E402
 
-#: Lines of a step's output that session.json keeps.
-_TAIL = 30
-
-
-@dataclass(frozen=True)
-class Step:
-    """One command of the session.
-
-    Attributes:
-        name: what --steps calls it; its output is in <name>.txt.
-        command: arguments after the Python interpreter; {out} is the results' folder.
-        limit: seconds after which it is ended.
-        words: what it does, in a phrase.
-        environment: variables added to the session's.
-        prefix: a program that runs the interpreter; the step is left out where it is missing.
-        architecture: the only one that it is for; empty for all.
-    """
-
-    name: str
-    command: tuple[str, ...]
-    limit: float
-    words: str
-    environment: dict[str, str] = field(default_factory=dict)
-    prefix: tuple[str, ...] = ()
-    architecture: str = ""
-
-
-def steps(architecture: str, batch: int) -> list[Step]:
-    """All steps in their order.
-
-    Args:
-        architecture: as TORCH_CUDA_ARCH_LIST has it, e.g. '9.0a'.
-        batch: of the benchmarks.
-    """
-    tests = tuple(sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("tests/test_ops_*.py")))
-    pytest = ("-m", "pytest", "--device", "cuda", "-p", "no:cacheprovider", "--tb=short")
-    model = ("--device", "cuda", "--model", "resnet50", "--batch", str(batch))
-    train = ("tools/bench_train.py", *model, "--iterations", "20", "--warm-up", "5")
-    build = {"DAQ_MM_BUILD": "cuda", "TORCH_CUDA_ARCH_LIST": architecture}
-    return [
-        Step("build", ("setup.py", "build_ext", "--inplace"), 240, "compile the kernels", build),
-        Step("test", (*pytest, "--maxfail=25", *tests), 150, "every op against the reference"),
-        Step(
-            "sanitize",
-            (*pytest, *tests, "-k", "fixed or modes or special or steps_equal", "--maxfail=5"),
-            90,
-            "a selection of them under compute-sanitizer",
-            {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
-            ("compute-sanitizer", "--error-exitcode=9"),
-        ),
-        Step(
-            "wgmma",
-            ("tools/compare_wgmma.py", "--batch", str(batch), "--limit-seconds", "30",
-             "--json", "{out}/wgmma_resnet50.json"),
-            60,
-            "wgmma against mma.sync, bits and time",
-            architecture="9.0a",
-        ),
-        Step(
-            "train",
-            (*train, "--modes", "bf16,int8-bf16,fp32,int8", "--limit-seconds", "40",
-             "--json", "{out}/train_resnet50.json"),
-            120,
-            "training iterations of ResNet-50",
-        ),
-        Step(
-            "train-graph",
-            (*train, "--modes", "bf16,int8-bf16", "--cuda-graph", "--no-memory",
-             "--limit-seconds", "20", "--json", "{out}/train_resnet50_graph.json"),
-            60,
-            "the same as CUDA graphs",
-        ),
-        Step(
-            "ops",
-            ("tools/bench_ops.py", "--device", "cuda", "--batch", str(batch), "--dtypes", "bf16",
-             "--min-time", "0.02", "--limit-seconds", "80", "--json", "{out}/ops_resnet50.json"),
-            120,
-            "ResNet-50's convolutions, op by op",
-        ),
-        Step(
-            "ops-autotune",
-            ("tools/bench_ops.py", "--device", "cuda", "--batch", str(batch), "--dtypes", "bf16",
-             "--ops", "forward,grad_input,grad_weight", "--min-time", "0.02", "--autotune",
-             "--limit-seconds", "40", "--json", "{out}/ops_resnet50_autotune.json"),
-            80,
-            "its products with measured tiles and splits",
-        ),
-        Step(
-            "train-compile",
-            (*train, "--modes", "bf16,bf16-compile,int8-bf16-compile", "--no-memory",
-             "--limit-seconds", "20", "--json", "{out}/train_resnet50_compile.json"),
-            150,
-            "the compiled modes",
-        ),
-    ]  # fmt: skip
+#: Lines of a step's output that session.json keeps; of a process that ran beside others, fewer.
+_TAIL, _SHORT_TAIL = 30, 8
+#: Processes of a step that use the GPU at a time, at most: each takes memory there and on the host.
+_WORKERS = 8
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -132,10 +48,22 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--steps", nargs="+", choices=names, default=names, help="default: all")
-    parser.add_argument("--minutes", type=float, default=10, help="for all together, default 10")
-    parser.add_argument("--batch", type=int, default=128, help="of the benchmarks, default 128")
-    parser.add_argument("--out", type=Path, help="default results/cuda/<name of the card>")
+    add = parser.add_argument
+    add("--steps", nargs="+", choices=names, default=names, help="default: all")
+    add(
+        "--minutes",
+        type=float,
+        default=MINUTES,
+        help=f"for all together, default {MINUTES}; limits are in proportion",
+    )
+    add("--batch", type=int, default=256, help="of the benchmarks, default 256")
+    add("--out", type=Path, help="default results/cuda/<name of the card>")
+    add(
+        "--archive",
+        type=Path,
+        help="after each step pack the results into this .tar.gz, for machines that give back "
+        "few files",
+    )
     return parser.parse_args(argv)
 
 
@@ -164,26 +92,56 @@ def run_step(step: Step, out: Path, seconds: float) -> dict[str, Any]:
     if seconds < 5:
         return record | {"status": "left out", "reason": "the session's time is over"}
     command = [*step.prefix, sys.executable, *(part.format(out=out) for part in step.command)]
+    commands = {out / f"{step.name}.txt": command}
+    if step.each:
+        commands = {
+            out / f"{step.name}-{Path(part).stem}.txt": [*command, part] for part in step.each
+        }
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, **step.environment, "PYTHONPATH": os.pathsep.join(paths)}
     begin = time.monotonic()
-    log = out / f"{step.name}.txt"
-    with log.open("w") as output:
-        child = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
-        )
-        try:
-            status = "ok" if child.wait(min(step.limit, seconds)) == 0 else "failed"
-        except subprocess.TimeoutExpired:
-            os.killpg(child.pid, signal.SIGKILL)  # compilers and other children too
-            child.wait()
-            status = "out of time"
-    return record | {
-        "status": status,
-        "exit_status": child.returncode,
-        "seconds": round(time.monotonic() - begin, 1),
-        "tail": log.read_text(errors="replace").splitlines()[-_TAIL:],
-    }
+    found = run_all(
+        commands,
+        seconds=min(step.limit, seconds),
+        workers=max(1, min(_WORKERS, (os.cpu_count() or 1) // 2)),
+        folder=ROOT,
+        environment={**os.environ, **step.environment, "PYTHONPATH": os.pathsep.join(paths)},
+    )
+    record |= _outcome(found) | {"seconds": round(time.monotonic() - begin, 1)}
+    if step.each:
+        record["parts"] = {log.stem: status for log, status in found.items()}
+    return record
+
+
+def _outcome(found: dict[Path, int | None]) -> dict[str, Any]:
+    """What became of a step, as record fields, from its processes' exit statuses by log."""
+    failed = [code for code in found.values() if code]
+    if failed:
+        status, exit_status = "failed", failed[0]
+    elif None in found.values():
+        status, exit_status = "out of time", None
+    else:
+        status, exit_status = "ok", 0
+    tail = []
+    for log, code in found.items():
+        lines = log.read_text(errors="replace").splitlines() if log.exists() else ["never begun"]
+        if len(found) == 1:
+            tail += lines[-_TAIL:]
+        else:
+            tail += [f"-- {log.stem}", *lines[-1 if code == 0 else -_SHORT_TAIL :]]
+    return {"status": status, "exit_status": exit_status, "tail": tail}
+
+
+def pack(out: Path, archive: Path) -> None:
+    """Put the results into an archive of which a reader never finds half."""
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = archive.with_name(f"{archive.name}.part")
+    with tarfile.open(unfinished, "w:gz") as tar:
+        tar.add(out, arcname=out.name, filter=_unless_unfinished)
+    unfinished.replace(archive)
+
+
+def _unless_unfinished(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    return None if entry.name.endswith((".part", ".tar.gz")) else entry
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -197,7 +155,7 @@ def main(argv: list[str] | None = None) -> int:
     out = (args.out or ROOT / "results/cuda" / name).resolve()
     out.mkdir(parents=True, exist_ok=True)
     document = {**provenance(vars(args)), "architecture": architecture, "steps": []}
-    for step in steps(architecture, args.batch):
+    for step in steps(architecture, args.batch, args.minutes):
         if step.name not in args.steps:
             continue
         print(f"{step.name}: {step.words} ...", flush=True)
@@ -207,6 +165,8 @@ def main(argv: list[str] | None = None) -> int:
             record = {"step": step.name, "words": step.words, "status": "not for this card"}
         document["steps"].append(record)
         write_json(out / "session.json", document)
+        if args.archive:
+            pack(out, args.archive)
         print(f"{step.name}: {record['status']} {record.get('reason', '')}", flush=True)
         if record["status"] in ("failed", "out of time"):
             print("\n".join(f"    {line}" for line in record["tail"]), flush=True)

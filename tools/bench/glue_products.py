@@ -34,15 +34,20 @@ def describe(ci: int, co: int, kernel: int, side: int, joined: bool) -> str:
     return f"{ci}->{co} {kernel}x{kernel} at {side}" + (", g2" if joined else "")
 
 
-def product_cases(
-    batch: int, dtype: torch.dtype, shapes: tuple = BOTTLENECKS
-) -> dict[str, dict[str, Callable[[], object]]]:
-    """What to time: for each convolution the variants by name.
+def variants(
+    shape: tuple[int, int, int, int, bool],
+    *,
+    batch: int,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+) -> dict[str, Callable[[], object]]:
+    """What to time for a convolution as `BOTTLENECKS` has it: the work by name.
 
     Raises:
         AssertionError: an op with an epilogue differs from the two ops.
     """
-    return {describe(*shape): _variants(batch, dtype, *shape) for shape in shapes}
+    with torch.device(device):  # every tensor below is made there
+        return _variants(batch, dtype, *shape)
 
 
 def _variants(
@@ -54,6 +59,7 @@ def _variants(
     q_x = torch.randint(256, x_size, dtype=torch.uint8).contiguous(memory_format=last)
     q_g = torch.randint(-127, 128, (batch, co, side, side), dtype=torch.int8)
     q_g = q_g.contiguous(memory_format=last)
+    x_qparams = torch.tensor([0.01, 0.0])
     w = torch.randn(co, ci, kernel, kernel) * 0.05
     q_w, step = ops.quantize_w_folded(w, torch.rand(co) * 0.01 + 1e-3, groups=1)
     y = torch.randn(x_size).to(dtype).contiguous(memory_format=last)
@@ -65,7 +71,7 @@ def _variants(
 
     def forward(stats: bool) -> object:
         return ops.conv_forward_stats(
-            q_x, torch.tensor([0.01, 0.0]), w, None, **geometry, out_dtype=dtype, stats=stats
+            q_x, x_qparams, w, None, **geometry, out_dtype=dtype, stats=stats
         )
 
     def grad_input() -> Tensor:
@@ -84,10 +90,7 @@ def _variants(
             **dict(g2=g2, mask=mask, y=codes, grid=grid, mean=mean, invstd=invstd),
         )
 
-    (gz, sums), (expected_gz, expected) = epilogue(), two_ops()
-    if joined:
-        torch.testing.assert_close(gz, expected_gz, rtol=0, atol=0)
-    torch.testing.assert_close(sums, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+    _expect_equal(epilogue(), two_ops(), gradients=joined)
     return {
         "forward": lambda: forward(False),
         "forward, statistics": lambda: forward(True),
@@ -95,3 +98,13 @@ def _variants(
         "grad_input, norm_act_reduce": two_ops,
         "grad_input_reduce": epilogue,
     }
+
+
+def _expect_equal(
+    got: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor], *, gradients: bool
+) -> None:
+    """Raise AssertionError unless sums agree to 1e-5 and gradients, if wanted, have equal bits."""
+    if gradients:
+        torch.testing.assert_close(got[0], expected[0], rtol=0, atol=0)
+    most = float(expected[1].abs().max())
+    torch.testing.assert_close(got[1], expected[1], rtol=0, atol=1e-5 * most)

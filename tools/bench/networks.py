@@ -1,8 +1,9 @@
 """Networks to benchmark, each with a random batch and its own loss; nothing is downloaded.
 
 A network here is a module that takes a batch and returns the scalar loss, so that every training
-mode drives every network alike. Classifiers are a backbone of mmdet or mmcv with a linear head;
-detectors and recognizers are built from mmdet's and mmaction's configs.
+mode drives every network alike. Classifiers are a backbone of mmdet or mmcv with a linear head
+(ResNet-50 is that of `resnet.py` where mmdet is missing); detectors and recognizers are built from
+mmdet's and mmaction's configs.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,7 @@ from torch import nn
 
 from daq_mm.ops.layout import channels_last_format
 
+from .resnet import ResNet50
 from .shapes import ConvShape, trace
 
 Tensor = torch.Tensor
@@ -57,10 +60,12 @@ class Network:
     Attributes:
         module: in training mode, on the CPU, float32, freshly initialised.
         batch: makes a random batch of n samples: a tuple of arguments.
+        source: whose code the module's layers are, for the record.
     """
 
     module: nn.Module
     batch: Callable[[int, torch.device], tuple]
+    source: str = ""
 
 
 class Classifier(nn.Module):
@@ -152,27 +157,40 @@ def _import(module: str, network: str) -> Any:
 
 
 def _build_classifier(name: str, size: int) -> Network:
+    source = "mmdet"
     if name == "vgg16":
-        vgg = _import("mmcv.cnn", name).VGG
+        vgg, source = _import("mmcv.cnn", name).VGG, "mmcv"
         backbone, channels = vgg(depth=16, out_indices=(4,)), 512
     elif name == "mobilenetv2":
         mobilenet = _import("mmdet.models", name).MobileNetV2
         backbone, channels = mobilenet(out_indices=(7,)), 1280
     else:
-        resnet = _import("mmdet.models", name).ResNet
-        backbone, channels = resnet(depth=50, norm_eval=False, out_indices=(3,)), 2048
+        (backbone, source), channels = _resnet50(), 2048
     backbone.init_weights()
 
     def batch(n: int, device: torch.device) -> tuple:
         labels = torch.randint(CLASSES, (n,), device=device)
         return torch.randn(n, 3, size, size, device=device), labels
 
-    return Network(Classifier(backbone, channels).train(), batch)
+    return Network(Classifier(backbone, channels).train(), batch, source)
+
+
+def _resnet50() -> tuple[nn.Module, str]:
+    """mmdet's, or where that cannot be imported the same in plain PyTorch; and which it is."""
+    try:
+        resnet = _import("mmdet.models", "resnet50").ResNet
+    except ImportError as error:
+        source = "tools/bench/resnet.py"
+        print(f"{error}; {source} has the same layers and is used instead", file=sys.stderr)
+        return ResNet50(), source
+    return resnet(depth=50, norm_eval=False, out_indices=(3,)), "mmdet"
 
 
 def _build_from_config(path: str, changes: dict, size: int, frames: int) -> Network:
     engine = _import("mmengine", path)
     if "::" in path:
+        # First, because mmengine would have pip install a package that it does not find.
+        _import(f"{path.partition('::')[0]}.models", path)
         config = _import("mmengine.hub", path).get_config(path)
     elif Path(path).is_file():
         config = engine.Config.fromfile(path)
@@ -198,7 +216,7 @@ def _build_from_config(path: str, changes: dict, size: int, frames: int) -> Netw
     else:
         batch = _video_batch(model_config, size, frames)
     _keep_float32_where_needed(model)
-    return Network(TaskLoss(model).train(), batch)
+    return Network(TaskLoss(model).train(), batch, scope)
 
 
 def _keep_float32_where_needed(model: nn.Module) -> None:
