@@ -6,6 +6,7 @@ import pytest
 
 import collect_results
 from collect import figures, records, settings
+from common.errors import UsageError
 from daq_mm import DAQConfig
 from record_samples import record, write
 
@@ -18,6 +19,7 @@ def changed(seed, value, recipe="paper", **fields):
 @pytest.fixture
 def folder(tmp_path):
     runs = [record("fp32", seed, 0.6) for seed in (0, 1)]
+    runs += [record("paper", 2, 0.9)]  # a seed that no changed run has
     for seed in (0, 1):
         base = 0.5 + 0.1 * seed
         runs += [record("paper", seed, base), record("daq", seed, base + 0.01)]
@@ -34,7 +36,7 @@ def test_settings_are_compared_with_the_plain_recipe(folder):
     rows, notes = settings.rows(records.read_records([folder]))
     by = {(row["method"], row["setting"]): row for row in rows}
     assert ("fp32", "plain") not in by
-    assert by["paper", "plain"]["value, points"] == "55.00 ± 7.07"
+    assert by["paper", "plain"]["value, points"] == "66.67 ± 20.82"
     assert by["paper", "plain"][settings.AGAINST] == ""
     assert by["paper", "mcs_lambda=0.2"][settings.AGAINST] == "+2.00 ± 0.00"
     assert by["paper", "mcs_lambda=0.2"]["verdict"] == "better"
@@ -79,6 +81,11 @@ def test_files_are_written_where_there_is_something_to_show(folder, tmp_path):
     assert collect_results.main([*arguments, "--check"]) == 0
     report = (tmp_path / "out/report.html").read_text()
     assert "Changed settings, against the plain recipe" in report
+    arguments = [str(folder), "--out", str(tmp_path / "one"), "--figures", "settings"]
+    assert collect_results.main(arguments) == 0
+    assert [path.stem for path in (tmp_path / "one").glob("*.svg")] == ["accuracy_settings"]
+    with pytest.raises(UsageError, match="there is no figure 'speeds' of these runs: curves"):
+        collect_results.main([*arguments[:-1], "speeds"])
     plain = [record("fp32"), record("daq")]
     frame = records.read_records([write(tmp_path / "plain", *plain)])
     assert "settings" not in figures.names(frame, collect_results.summary.summarize(frame))

@@ -8,6 +8,7 @@ import torch
 pytest.importorskip("mmdet")
 from mmengine.config import Config  # noqa: E402
 
+import collect_results  # noqa: E402
 from collect import records, tables  # noqa: E402
 from collect.published import Published  # noqa: E402
 from collect.summary import summarize  # noqa: E402
@@ -115,6 +116,16 @@ def test_tables_show_the_test_and_say_so(tmp_path):
     assert table.difference[1] == pytest.approx(-12.5)
     assert list(table.metric) == [f"{METRIC}, test of 4000"] * 2 + [METRIC]
     assert any(note.startswith("test of:") for note in tables.notes(table, Published([], [])))
+
+
+def test_curves_are_those_of_the_validation(tmp_path):
+    folder = write(tmp_path / "records", with_test("fp32", 0, 0.625), with_test("daq", 0, 0.5))
+    arguments = [str(folder), "--out", str(tmp_path), "--figures"]
+    arguments += ["--html", str(tmp_path / "report.html")]
+    assert collect_results.main(arguments) == 0
+    assert f">{METRIC}, points<" in (tmp_path / "accuracy_curves.svg").read_text()
+    report = (tmp_path / "report.html").read_text()
+    assert f"{METRIC}, test of 4000" in report and "larger than the validation set" in report
 
 
 def test_runs_with_and_without_a_test_are_not_compared(tmp_path):

@@ -45,7 +45,12 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="also tables of networks by methods, ablation, settings",
     )
-    parser.add_argument("--figures", action="store_true", help="draw figures beside the tables")
+    parser.add_argument(
+        "--figures",
+        nargs="*",
+        metavar="NAME",
+        help="draw figures beside the tables: all, or these (curves, difference, settings, ...)",
+    )
     parser.add_argument(
         "--html", type=Path, help="write a report of one file, to open in a browser"
     )
@@ -95,13 +100,14 @@ def main(arguments: list[str] | None = None) -> int:
             times=times,
             draw=not args.check,
         )
+    drawn = figures_of(args, frame, table)
     if args.check:
-        return _check(args, files, fingerprint, frame, table)
+        return _check(args, files, fingerprint, drawn)
     for path, content in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
-    if args.figures:
-        _draw(args, frame, table, fingerprint)
+    if drawn:
+        _draw(args, frame, table, fingerprint, drawn)
     print(text)
     return 0
 
@@ -125,23 +131,42 @@ def matrices_of(frame, table, published) -> dict[str, tuple[list, list[str]]]:
     return {name: content for name, content in found.items() if content[0]}
 
 
-def _draw(args: argparse.Namespace, frame, table, fingerprint: str) -> None:
+def figures_of(args: argparse.Namespace, frame, table) -> list[str]:
+    """Names of the figures to draw, of those that there are.
+
+    Raises:
+        UsageError: one that there is not.
+    """
+    if args.figures is None:
+        return []
     from collect import figures
 
-    for name in figures.names(frame, table, not args.without_times):
+    known = figures.names(frame, table, not args.without_times)
+    unknown = [name for name in args.figures if name not in known]
+    if unknown:
+        raise UsageError(f"there is no figure {unknown[0]!r} of these runs: {', '.join(known)}")
+    return args.figures or known
+
+
+def _draw(args: argparse.Namespace, frame, table, fingerprint: str, names: list[str]) -> None:
+    from collect import figures
+
+    for name in names:
         stem = args.out / f"{args.name}_{name}"
         figure = figures.draw(name, frame, table)
         for path, content in figures.files_of(figure, stem, fingerprint).items():
             path.write_bytes(content)
 
 
-def _check(args: argparse.Namespace, files: dict[Path, str], fingerprint: str, frame, table) -> int:
+def _check(
+    args: argparse.Namespace, files: dict[Path, str], fingerprint: str, drawn: list[str]
+) -> int:
     """1 if a file is missing or is not what these records give, else 0; tells which."""
     stale = [path for path, content in files.items() if not _same(path, content)]
-    if args.figures:
+    if drawn:
         from collect import figures
 
-        for name in figures.names(frame, table, not args.without_times):
+        for name in drawn:
             paths = [args.out / f"{args.name}_{name}.{kind}" for kind in figures.FORMATS]
             stale += [path for path in paths if not figures.shows(path, fingerprint)]
     for path in stale:

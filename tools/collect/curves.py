@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from .palette import colour_of
-from .records import KEYS
+from .records import KEYS, TESTED
 from .style import STYLE
 from .summary import BASELINE, rank
 
@@ -91,7 +91,7 @@ def _draw(metric, loss, group: pd.DataFrame, recipes: list[str], title: str) -> 
     """The runs of one network into two axes; those with changed settings if there are no others."""
     plain = group[group.settings == "{}"]
     shown = plain if len(plain) else group
-    name = group.metric.iloc[0]
+    name = group.metric.iloc[0].split(TESTED)[0]  # curves are those of the validation
     methods = sorted(set(zip(shown.recipe, shown.method)), key=lambda pair: (rank(pair[0]), pair))
     for recipe, method in methods:
         colour = colour_of(recipe, recipes)

@@ -85,7 +85,8 @@ def sweeps(frame: pd.DataFrame) -> dict[tuple, pd.DataFrame]:
     """Runs over the values of a setting: by (task, network, data set, variant, settings' names).
 
     Each frame has the columns `recipe`, `seed`, `at` (the setting's value; the plain recipe has
-    its own) and `value` (points). A setting with less than two values beside the recipe's has none.
+    its own, of the seeds that changed runs have) and `value` (points). A setting with less than
+    two values beside the recipe's has none.
     """
     found = {}
     for keys, group in frame.groupby(KEYS, sort=True):
@@ -94,9 +95,15 @@ def sweeps(frame: pd.DataFrame) -> dict[tuple, pd.DataFrame]:
             at = settings.map(lambda changed, names=names: _value_of(changed, names))
             at = at.where(group.label != "", float(default))
             chosen = group.assign(at=at)[at.notna() & (group.recipe != BASELINE)]
-            swept = set(chosen[chosen.label != ""].recipe)
-            chosen = chosen[chosen.recipe.isin(swept)]
-            if chosen[chosen.label != ""]["at"].nunique() > 1:
+            changed = chosen[chosen.label != ""]
+            if changed["at"].nunique() > 1:
+                # means over different seeds would differ by the seeds
+                swept = changed.groupby("recipe").seed.agg(set)
+                same = [
+                    run.recipe in swept and run.seed in swept[run.recipe]
+                    for run in chosen.itertuples()
+                ]
+                chosen = chosen[same]
                 points = chosen.assign(value=chosen.value * 100)
                 found[(*keys, names)] = points[["recipe", "seed", "at", "value"]]
     return found
@@ -118,7 +125,7 @@ def figure(frame: pd.DataFrame) -> Figure:
     lines = -(-len(found) // columns)
     with matplotlib.rc_context(STYLE):
         drawn = Figure(figsize=(3.6 * columns, 0.5 + 2.9 * lines), layout="constrained")
-        panels = drawn.subplots(lines, columns, squeeze=False).flat
+        panels = list(drawn.subplots(lines, columns, squeeze=False).flat)
         for axes, ((*keys, names), points) in zip(panels, found.items()):
             _draw_fp32(axes, frame, keys)
             for recipe, runs in points.groupby("recipe"):
@@ -129,7 +136,7 @@ def figure(frame: pd.DataFrame) -> Figure:
             words, default = SWEPT[names]
             axes.set_xlabel(f"{words} (the recipe's: {default})")
             axes.set_title(keys[1], fontsize=8)
-        for axes in list(panels)[len(found) :]:
+        for axes in panels[len(found) :]:
             axes.set_axis_off()
         drawn.supylabel("points", fontsize=9)
         _legend(drawn, found, recipes)
