@@ -578,6 +578,6 @@ def quantize_call(rows=3, threshold=C, seed=None):
         ),
     ],
 )
-def test_wrong_arguments(error, words, call):
+def test_wrong_arguments(backend, error, words, call):
     with pytest.raises(error, match=words):
         call()
