@@ -71,7 +71,8 @@ def _reference_window_sums(q_x, x_qparams, kernel, stride, padding, dilation) ->
         done *= kernel[axis]
     step, zero_point = x_qparams.double()
     sums = (sums.view(done, -1) - zero_point * (q_x.shape[0] * met.unsqueeze(1))) * step
-    return sums.t().reshape(-1, *kernel)
+    # reshape() alone may leave the strides of the transposition.
+    return sums.t().reshape(-1, *kernel).contiguous()
 
 
 def _meetings(geometry: ConvGeometry, axis: int, device: torch.device) -> Tensor:
