@@ -133,6 +133,22 @@ def test_batch_norm_statistics(backend, running):
         torch.testing.assert_close(invstd, (var + 1e-5).rsqrt(), rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize("values", [2, 120, 2**24 + 1])
+def test_a_count_on_the_device(backend, values):
+    """Added up over processes; the same bits as of the number."""
+    sums, weight = torch.randn(4, 37, dtype=torch.float64) * values, torch.randn(37)
+    sums[1] = sums[0].square() / values + values * torch.rand(37)
+    vectors = torch.randn(37), torch.rand(37)
+    results = []
+    for count in (float(values), torch.tensor(float(values), dtype=torch.float64)):
+        averages = [torch.zeros(37), torch.ones(37)]
+        found = ops.batch_norm_statistics(sums, count, *averages, momentum=0.1, eps=1e-5)
+        own = ops.norm_backward_coefficients(sums[:2], count, weight, *vectors)
+        results.append([*found, *averages, own])
+    assert all(result.isfinite().all() for result in results[0])
+    same_results(results[1], results[0])
+
+
 def test_batch_norm_statistics_never_hide_what_is_not_finite(backend):
     stats = torch.tensor([[1.0, 1, 1], [float("inf"), float("nan"), 2]]).double()
     stats = torch.cat([stats, stats])
