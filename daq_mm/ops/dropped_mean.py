@@ -8,7 +8,7 @@ import torch
 
 from ._library import define
 from .geometry import ConvGeometry
-from .reference import signed_levels
+from .reference import signed_levels, step_of
 
 Tensor = torch.Tensor
 
@@ -132,7 +132,7 @@ def add_dropped_mean_(
     positions = q_g.numel() // co
     if positions == 0:
         return dw
-    step = (threshold / signed_levels(bits)).double()
+    step = step_of(threshold, signed_levels(bits)).double()
     kept = byte_sums(q_g.movedim(1, -1).flatten(0, -2)).double() * step
     mean = ((g_sum.double() - kept) / positions).float()
     sums = window_sums(
