@@ -33,7 +33,8 @@ class NormState:
         update: whether it moves the running averages.
         momentum: of the running averages in this call.
         group: ranks that share statistics, or None for this process alone.
-        count: values a channel that the statistics are of; known after the forward pass.
+        count: values a channel that the statistics are of; known after the forward pass. Of
+            several ranks it is float64 () and stays on the device.
     """
 
     module: nn.Module
@@ -41,7 +42,7 @@ class NormState:
     update: bool
     momentum: float
     group: torch.distributed.ProcessGroup | None
-    count: float = 0.0
+    count: float | Tensor = 0.0
 
     @property
     def beta_dtype(self) -> torch.dtype:
@@ -62,9 +63,11 @@ class NormState:
         if self.group is not None:
             totals = torch.cat([stats[:2].flatten(), stats.new_full((1,), self.count)])
             torch.distributed.all_reduce(totals, group=self.group)
-            self.count = float(totals[-1])
+            # Reading it would wait for the device in each layer, and no CUDA graph could hold that.
+            # It is above 1: each rank has a value.
+            self.count = totals[-1]
             stats = torch.cat([totals[:-1].view(2, -1), stats[2:]])
-        if self.count <= 1:
+        elif self.count <= 1:
             raise ValueError(
                 f"Expected more than 1 value per channel when training, got input size {y.shape}"
             )
@@ -84,7 +87,7 @@ def norm_state(norm: nn.Module) -> NormState:
     momentum = 0.0 if norm.momentum is None else norm.momentum
     if update and norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
-        if norm.momentum is None:  # cumulative average
+        if norm.momentum is None:  # cumulative average; waits for the device, as PyTorch's does
             momentum = 1.0 / float(norm.num_batches_tracked)
     group = None
     if isinstance(norm, nn.SyncBatchNorm) and norm.training and _world_size(norm) > 1:

@@ -7,6 +7,7 @@ import random
 import torch
 
 from daq_mm import ops
+from daq_mm.autotune_cache import PRODUCTS
 from daq_mm.ops.layout import channels_last_format
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
@@ -90,6 +91,22 @@ def geometry_of(x_size, kernel, co, stride=1, padding=0, dilation=1, groups=1):
     }
     w_size = (co, x_size[1] // groups, *spread(kernel, rank))
     return ops.ConvGeometry.make(x_size, w_size, **args), args
+
+
+def plan_key(product, geometry, statistics=False, wgmma=False, result_bytes=4):
+    """A product's key in the table of CUDA plans (daq_mm/autotune_cache.py), from the geometry."""
+    rank = len(geometry.x_size) - 2
+
+    def axes(values, fill):
+        return [fill] * (3 - rank) + list(values)[:rank]
+
+    n, ci, *size = geometry.x_size
+    return [
+        *(PRODUCTS.index(product), n, ci, geometry.w_size[0], geometry.groups),
+        *(*axes(size, 1), *axes(geometry.out_size[2:], 1), *axes(geometry.w_size[2:], 1)),
+        *(*axes(geometry.stride, 1), *axes(geometry.dilation, 1), *axes(geometry.padding, 0)),
+        *(int(statistics), int(wgmma), result_bytes),
+    ]
 
 
 def random_case(seed: int) -> dict:

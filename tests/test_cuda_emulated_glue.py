@@ -10,6 +10,7 @@ import emulated
 import test_ops_glue as glue
 from conv_cases import FLOATS
 from daq_mm import ops
+from daq_mm.ops import reference_glue
 
 pytestmark = pytest.mark.skipif(bool(emulated.unavailable()), reason=emulated.unavailable())
 
@@ -69,6 +70,28 @@ def test_the_rest(kernels, check):
 @pytest.mark.parametrize("running", [torch.float32, torch.bfloat16, None])
 def test_batch_norm_statistics(kernels, running):
     glue.test_batch_norm_statistics(kernels, running)
+
+
+@pytest.mark.parametrize("dtype", [None, *FLOATS])
+@pytest.mark.parametrize("channels", [1, 37, 600])
+def test_coefficients(kernels, channels, dtype):
+    """Bit for bit, weights of any float type and stride; what is not finite spreads alike."""
+    weight = None if dtype is None else torch.randn(2 * channels).to(dtype)[::2]
+    vectors = [torch.randn(2, channels, dtype=torch.float64), torch.randn(channels)]
+    sums, mean, invstd = *vectors, torch.rand(channels)
+    for value in (None, 0.0, 1e-40, 3e38, float("inf"), float("nan")):
+        for vector in (sums[0], sums[1], mean, invstd):
+            if value is not None:
+                vector[channels // 2] = value
+            args = (sums, 120.0, weight, mean, invstd)
+            got = ops.norm_backward_coefficients(*args)
+            glue.assert_same_bits(got, reference_glue.norm_backward_coefficients(*args))
+
+
+@pytest.mark.parametrize("allow_unsigned", [True, False])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_quantize_on_a_known_grid(kernels, dtype, allow_unsigned):
+    glue.test_quantize_on_a_known_grid(kernels, dtype, allow_unsigned)
 
 
 @pytest.mark.parametrize("seed", range(10))

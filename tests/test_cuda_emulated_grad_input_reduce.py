@@ -9,11 +9,18 @@ import torch
 
 import emulated
 import test_ops_grad_input_reduce as reduce
-from conv_cases import FIXED, FLOATS, assert_same_bits, geometry_of, is_channels_last, leave_garbage
+from conv_cases import (
+    FIXED,
+    FLOATS,
+    assert_same_bits,
+    geometry_of,
+    is_channels_last,
+    leave_garbage,
+    plan_key,
+)
 from daq_mm.ops import reference, reference_glue
 from emulated import launches_of
 from test_cuda_emulated_conv import shifted
-from test_cuda_emulated_tune import key_of
 from test_cuda_emulated_wgmma import padded
 from tolerances import FLOAT32_TILE_SUM
 
@@ -241,7 +248,7 @@ def test_the_autotuner_keeps_it_apart_from_plain_grad_input():
     product, settings, _ = operands
     geometry, _ = geometry_of(**EDGES["images smaller than a tile"])
     keys = [
-        key_of("grad_input", geometry, statistics=own, wgmma=True, result_bytes=2)
+        plan_key("grad_input", geometry, statistics=own, wgmma=True, result_bytes=2)
         for own in (False, True)
     ]
 
@@ -266,7 +273,7 @@ def test_measuring_leaves_what_the_next_call_gives():
     ops = emulated.load()
     operands = reduce.operands(EDGES["images smaller than a tile"], BF16, "codes")
     geometry, _ = geometry_of(**EDGES["images smaller than a tile"])
-    key = key_of("grad_input", geometry, statistics=True, wgmma=True, result_bytes=2)
+    key = plan_key("grad_input", geometry, statistics=True, wgmma=True, result_bytes=2)
     candidates = ops.candidates(key)
     tiles, splits = candidates[::2], candidates[1::2]
     assert len(set(tiles)) > 2

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import emulated
-from daq_mm.ops import reference
+from daq_mm.ops import reference, reference_glue
 from daq_mm.ops.layout import channels_last_format
 from test_ops_quantize import FLOATS, LAYOUTS, SPECIAL, arrange, same
 
@@ -40,6 +40,27 @@ def test_quantize_x(cuda, size, layout):
             got = cuda.quantize_x(x, allow_unsigned)
             same(got, reference.quantize_x(x, allow_unsigned))
             assert got[0].is_contiguous(memory_format=channels_last_format(x.dim() - 2))
+
+
+def check_known_grid(cuda, x, step, zero_point):
+    qparams = torch.tensor([step, zero_point])
+    got = cuda.quantize_x_with(x, qparams)
+    same([got], [reference_glue.quantize_x_with(x, qparams)])
+    assert got.is_contiguous(memory_format=channels_last_format(x.dim() - 2))
+    return got
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("size", SIZES)
+def test_quantize_x_with(cuda, size, layout):
+    for dtype in FLOATS:
+        for values, zero_point in ((torch.randn(size) * 3, 128.0), (torch.rand(size) * 5, 0.0)):
+            x = arrange(values.to(dtype), layout)
+            levels = 127 if zero_point else 255
+            q = check_known_grid(cuda, x, float(x.float().abs().max()) / levels, zero_point)
+            assert q.int().sub(int(zero_point)).abs().max() == levels
+            # Values beyond a coarser grid are clipped at both ends of it.
+            check_known_grid(cuda, x, 0.3 / levels, zero_point)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -89,6 +110,10 @@ def test_special_values(cuda, name, layout):
     x = arrange(values[torch.arange(2 * 18 * 3 * 2) % len(values)].view(2, 18, 3, 2), layout)
     for allow_unsigned in (True, False):
         same(cuda.quantize_x(x, allow_unsigned), reference.quantize_x(x, allow_unsigned))
+    for step in (0.0, 1e-45, 1e-40, 0.01, 3e38, float("inf"), float("nan")):
+        check_known_grid(cuda, x, step, 128.0)
+        if not (values < 0).any():  # bytes below zero have no meaning
+            check_known_grid(cuda, x, step, 0.0)
     same(cuda.quantize_w(x), reference.quantize_w(x))
     for threshold in (0.0, 1e-40, 3.4e38, float("inf"), float("nan")):
         by_channel = torch.full((18,), 2.0)
@@ -106,6 +131,7 @@ def test_misaligned_memory(cuda):
     last = torch.randn(2 * 64 * 20 + 1)[1:].view(2, 4, 5, 64).permute(0, 3, 1, 2)
     for t in (x, last):
         same(cuda.quantize_x(t, True), reference.quantize_x(t, True))
+        check_known_grid(cuda, t, 0.02, 128.0)
         for threshold in (torch.rand(64), torch.rand(1)):
             same([cuda.quantize_g(t, threshold, None)], [reference.quantize_g(t, threshold, None)])
 
@@ -114,12 +140,15 @@ def test_empty_batch(cuda):
     x = torch.zeros(0, 4, 5, 5)
     same(cuda.quantize_x(x, True), reference.quantize_x(x, True))
     assert cuda.quantize_g(x, torch.ones(4), None).shape == x.shape
+    assert cuda.quantize_x_with(x, torch.ones(2)).shape == x.shape
 
 
 def test_wrong_arguments(cuda):
     g = torch.zeros(2, 4, 3, 3)
     for error, words, call in (
         (TypeError, "x has dtype", lambda: cuda.quantize_x(g.double(), True)),
+        (TypeError, "qparams has dtype", lambda: cuda.quantize_x_with(g, torch.ones(2).double())),
+        (ValueError, "qparams has size", lambda: cuda.quantize_x_with(g, torch.ones(1))),
         (ValueError, "w has 2 axes", lambda: cuda.quantize_w(g[0, 0])),
         (ValueError, "threshold has size", lambda: cuda.quantize_g(g, torch.ones(3), None)),
         (TypeError, "seed has dtype", lambda: cuda.quantize_g(g, torch.ones(4), torch.ones(1))),

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import emulated
-from conv_cases import assert_same_bits
+from conv_cases import assert_same_bits, plan_key
 from daq_mm import autotune, autotune_cache
 from daq_mm.autotune_cache import KEY_FIELDS, PRODUCTS, TILES, Kind
 from daq_mm.ops import reference
@@ -39,21 +39,6 @@ def _nothing_is_left(one_thread):
     ops.use_wgmma(True)
 
 
-def key_of(op, geometry, statistics=False, wgmma=False, result_bytes=4):
-    """A product's key in the table, from the geometry's own fields."""
-    rank = len(geometry.x_size) - 2
-
-    def axes(values, fill):
-        return [fill] * (3 - rank) + list(values)[:rank]
-
-    return [
-        OPS.index(op), geometry.x_size[0], geometry.x_size[1], geometry.w_size[0], geometry.groups,
-        *axes(geometry.x_size[2:], 1), *axes(geometry.out_size[2:], 1),
-        *axes(geometry.w_size[2:], 1), *axes(geometry.stride, 1), *axes(geometry.dilation, 1),
-        *axes(geometry.padding, 0), int(statistics), int(wgmma), result_bytes,
-    ]  # fmt: skip
-
-
 def candidates_of(key):
     numbers = emulated.load().candidates(key)
     return list(zip(numbers[::2], numbers[1::2]))
@@ -82,7 +67,7 @@ def prepared(op, name):
     """Tensors and arguments of a case, its key (with statistics in forward), work as it comes."""
     v, geometry, args = operands(padded(CASES[name]))
     tensors = arguments(op, v, geometry)
-    key = key_of(op, geometry, statistics=op == "forward")
+    key = plan_key(op, geometry, statistics=op == "forward")
     return tensors, args, key, by_choice(op, tensors, args, None, 1)
 
 
@@ -114,11 +99,11 @@ def test_an_entry_is_for_its_own_results(op):
         return launches_of(lambda: run(*tensors, *args.values(), dtype))
 
     own = {dtype: launches(dtype) for dtype in (torch.float32, torch.bfloat16)}
-    other = candidates_of(key_of(op, geometry))[-1]
-    emulated.load().load_plans(0, [*key_of(op, geometry, statistics=op == "forward"), *other])
+    other = candidates_of(plan_key(op, geometry))[-1]
+    emulated.load().load_plans(0, [*plan_key(op, geometry, statistics=op == "forward"), *other])
     if op == "forward":
         assert launches(torch.float32) == own[torch.float32]
-        emulated.load().load_plans(0, [*key_of(op, geometry), *other])
+        emulated.load().load_plans(0, [*plan_key(op, geometry), *other])
     assert launches(torch.float32) != own[torch.float32]
     assert launches(torch.bfloat16) == own[torch.bfloat16]
 
@@ -191,7 +176,7 @@ def test_short_products_are_run_several_times_a_sample():
     tensors = arguments("grad_weight", v, geometry)
     run = by_choice("grad_weight", tensors, args, None, 1)
     one = len(launches_of(run))
-    count = len(candidates_of(key_of("grad_weight", geometry)))
+    count = len(candidates_of(plan_key("grad_weight", geometry)))
     ops.tune_plans(True)
     for seconds, runs in ((0.1, 1), (0.4e-3, 2), (1e-9, 50)):
         ops.clear_plans()
@@ -255,7 +240,7 @@ def test_an_entry_that_cannot_run_is_dropped(op, choice):
 def test_an_entry_that_needs_much_more_memory_is_dropped():
     ops = emulated.load()
     v, geometry, args = operands(dict(x_size=(1, 512, 65, 63), kernel=3, co=512, padding=1))
-    key = key_of("grad_weight", geometry)
+    key = plan_key("grad_weight", geometry)
     ops.set_multiprocessors(1)
     ops.load_plans(0, [*key, 0, 64])  # 64 times 9 MB
     ops.tune_plans(False)
@@ -284,7 +269,7 @@ def test_hopper_tiles_are_measured_and_the_switch_forbids_them():
     ops.tune_plans(True)
     for op in ("forward", "grad_input"):
         tensors = arguments(op, v, geometry)
-        key = key_of(op, geometry, wgmma=True)
+        key = plan_key(op, geometry, wgmma=True)
         candidates = candidates_of(key)
         by_wgmma = [tile >= WGMMA_128x64 for tile, _ in candidates]
         assert True in by_wgmma and False in by_wgmma
@@ -295,7 +280,7 @@ def test_hopper_tiles_are_measured_and_the_switch_forbids_them():
         ops.tune_plans(False)
         ops.use_wgmma(False)  # another key, which nobody has measured
         check(op, tensors, args, torch.float32)
-        forbidden = key_of(op, geometry, wgmma=False)
+        forbidden = plan_key(op, geometry, wgmma=False)
         ops.load_plans(0, [*forbidden, *candidates[best]])
         check(op, tensors, args, torch.float32)
         assert tuple(forbidden) not in table()

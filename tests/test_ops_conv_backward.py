@@ -224,6 +224,6 @@ def test_threads_do_not_change_the_result(backend):
         (ValueError, "channels", dict(groups=2)),
     ],
 )
-def test_wrong_arguments(error, words, changes):
+def test_wrong_arguments(backend, error, words, changes):
     with pytest.raises(error, match=words):
         ops.conv_backward(**{**inputs(), **changes})

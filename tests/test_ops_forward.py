@@ -157,14 +157,14 @@ def bad(index, change):
         (bad(4, lambda t: t.to(torch.int32)), TypeError, "bias has dtype"),
     ),
 )
-def test_wrong_arguments_are_named(change, error, message):
+def test_wrong_arguments_are_named(backend, change, error, message):
     tensors, args = operands(FIXED["3x3"])
     change(tensors)
     with pytest.raises(error, match=message):
         ops.forward(*tensors, **args, out_dtype=torch.float32)
 
 
-def test_wrong_output_dtype():
+def test_wrong_output_dtype(backend):
     tensors, args = operands(FIXED["3x3"])
     with pytest.raises(TypeError, match="out_dtype"):
         ops.forward(*tensors, **args, out_dtype=torch.float64)
@@ -218,7 +218,7 @@ def test_conv_forward_of_zeros(name, backend):
     )
 
 
-def test_conv_forward_wrong_arguments():
+def test_conv_forward_wrong_arguments(backend):
     geometry, args = geometry_of(**FIXED["3x3"])
     x, w = torch.randn(geometry.x_size), torch.randn(geometry.w_size)
     args.update(allow_unsigned=True, out_dtype=torch.float32)

@@ -18,7 +18,7 @@ from conv_cases import (
 from daq_mm import ops
 from daq_mm.ops import reference_glue
 from daq_mm.ops.glue import NONE, RELU, RELU6
-from tolerances import FLOAT32_CHUNK_SUM
+from tolerances import FLOAT32_CHUNK_SUM, product_sum
 
 SIZES = (
     (2, 64, 7, 9),
@@ -54,7 +54,11 @@ def norm(channels: int):
 
 
 def close_sums(
-    got: torch.Tensor, expected: torch.Tensor, magnitudes: torch.Tensor, count: int
+    got: torch.Tensor,
+    expected: torch.Tensor,
+    magnitudes: torch.Tensor,
+    count: int,
+    bound: float = FLOAT32_CHUNK_SUM,
 ) -> None:
     """Equal but for float32 sums of a few values; the same values are not finite.
 
@@ -65,14 +69,14 @@ def close_sums(
     finite = expected.isfinite()
     assert torch.equal(got[~finite].nan_to_num(), expected[~finite].nan_to_num())
     error = (got - expected).abs()[finite]
-    assert (error <= FLOAT32_CHUNK_SUM * magnitudes[finite] + count * 2.0**-150).all()
+    assert (error <= bound * magnitudes[finite] + count * 2.0**-150).all()
 
 
-def check_stats(got: torch.Tensor, y: torch.Tensor) -> None:
+def check_stats(got: torch.Tensor, y: torch.Tensor, bound: float = FLOAT32_CHUNK_SUM) -> None:
     expected = reference_glue.stats_of(y)
     over = (0, *range(2, y.dim()))
     magnitudes = torch.stack([y.double().abs().sum(over), y.double().square().sum(over)])
-    close_sums(got[:2], expected[:2], magnitudes, y.numel())
+    close_sums(got[:2], expected[:2], magnitudes, y.numel(), bound)
     torch.testing.assert_close(got[2:], expected[2:], rtol=0, atol=0, equal_nan=True)
 
 
@@ -131,6 +135,22 @@ def test_batch_norm_statistics(backend, running):
         torch.testing.assert_close(mean, y.mean((0, 2, 3)))
         var = y.var((0, 2, 3), correction=0)
         torch.testing.assert_close(invstd, (var + 1e-5).rsqrt(), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("values", [2, 120, 2**24 + 1])
+def test_a_count_on_the_device(backend, values):
+    """Added up over processes; the same bits as of the number."""
+    sums, weight = torch.randn(4, 37, dtype=torch.float64) * values, torch.randn(37)
+    sums[1] = sums[0].square() / values + values * torch.rand(37)
+    vectors = torch.randn(37), torch.rand(37)
+    results = []
+    for count in (float(values), torch.tensor(float(values), dtype=torch.float64)):
+        averages = [torch.zeros(37), torch.ones(37)]
+        found = ops.batch_norm_statistics(sums, count, *averages, momentum=0.1, eps=1e-5)
+        own = ops.norm_backward_coefficients(sums[:2], count, weight, *vectors)
+        results.append([*found, *averages, own])
+    assert all(result.isfinite().all() for result in results[0])
+    same_results(results[1], results[0])
 
 
 def test_batch_norm_statistics_never_hide_what_is_not_finite(backend):
@@ -375,7 +395,9 @@ def test_thresholds_from_maxima(backend, mcs):
 # ---- the convolution ----
 
 
-def check_convolution(case: dict, dtype: torch.dtype, bias: bool = True, signed: bool = True):
+def check_convolution(
+    backend: str, case: dict, dtype: torch.dtype, bias: bool = True, signed: bool = True
+) -> None:
     geometry, args = geometry_of(**case)
     x = torch.randn(geometry.x_size) if signed else torch.rand(geometry.x_size)
     w = torch.randn(geometry.w_size) * 0.1
@@ -386,7 +408,7 @@ def check_convolution(case: dict, dtype: torch.dtype, bias: bool = True, signed:
     q_w, w_step = ops.quantize_w(w)
     assert_same_bits(y, ops.forward(q_x, qparams, q_w, w_step, b, **args, out_dtype=dtype))
     assert is_channels_last(y)
-    check_stats(stats, y)
+    check_stats(stats, y, product_sum(backend))
     plain, nothing = ops.conv_forward_stats(
         q_x, qparams, w, b, **args, out_dtype=dtype, stats=False
     )
@@ -397,19 +419,23 @@ def check_convolution(case: dict, dtype: torch.dtype, bias: bool = True, signed:
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("name", FIXED)
 def test_conv_forward_stats(backend, name, dtype):
-    check_convolution(FIXED[name], dtype)
-    check_convolution(FIXED[name], dtype, bias=False, signed=False)
+    check_convolution(backend, FIXED[name], dtype)
+    check_convolution(backend, FIXED[name], dtype, bias=False, signed=False)
 
 
 @pytest.mark.parametrize("seed", range(24))
 def test_conv_forward_stats_of_random_convolutions(backend, seed):
     rng = random.Random(seed)
-    check_convolution(random_case(seed), rng.choice(FLOATS), rng.random() < 0.5, rng.random() < 0.5)
+    check_convolution(
+        backend, random_case(seed), rng.choice(FLOATS), rng.random() < 0.5, rng.random() < 0.5
+    )
 
 
 def test_conv_forward_stats_of_many_pixels(backend):
-    check_convolution(dict(x_size=(3, 8, 47, 61), kernel=1, co=80), torch.bfloat16)
-    check_convolution(dict(x_size=(2, 16, 64, 63), kernel=3, co=70, padding=1), torch.float32)
+    check_convolution(backend, dict(x_size=(3, 8, 47, 61), kernel=1, co=80), torch.bfloat16)
+    check_convolution(
+        backend, dict(x_size=(2, 16, 64, 63), kernel=3, co=70, padding=1), torch.float32
+    )
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -423,7 +449,7 @@ def test_conv_forward_stats_of_special_steps(backend, step, dtype):
         y, stats = ops.conv_forward_stats(q_x, qparams, w, bias, **args, stats=True)
         if abs(step) == 1e38 and dtype == torch.float32:
             continue  # squares beyond float32
-        check_stats(stats, y)
+        check_stats(stats, y, product_sum(backend))
 
 
 # ---- all ----
@@ -578,6 +604,6 @@ def quantize_call(rows=3, threshold=C, seed=None):
         ),
     ],
 )
-def test_wrong_arguments(error, words, call):
+def test_wrong_arguments(backend, error, words, call):
     with pytest.raises(error, match=words):
         call()

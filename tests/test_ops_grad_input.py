@@ -161,14 +161,14 @@ def bad(index, change):
         (bad(3, lambda t: [2, 64, 14]), ValueError, "x has 3 axes"),
     ),
 )
-def test_wrong_arguments_are_named(change, error, message):
+def test_wrong_arguments_are_named(backend, change, error, message):
     tensors, args = operands(FIXED["3x3"])
     change(tensors)
     with pytest.raises(error, match=message):
         ops.grad_input(*tensors, **args, out_dtype=torch.float32)
 
 
-def test_wrong_output_dtype():
+def test_wrong_output_dtype(backend):
     tensors, args = operands(FIXED["3x3"])
     with pytest.raises(TypeError, match="out_dtype"):
         ops.grad_input(*tensors, **args, out_dtype=torch.float64)

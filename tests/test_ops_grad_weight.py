@@ -256,6 +256,6 @@ def _call_with(**changes):
         (ValueError, "groups", dict(groups=3)),
     ],
 )
-def test_wrong_arguments(error, words, changes):
+def test_wrong_arguments(backend, error, words, changes):
     with pytest.raises(error, match=words):
         _call_with(**changes)

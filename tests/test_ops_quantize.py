@@ -222,6 +222,6 @@ G = torch.zeros(2, 4, 3, 3)
         (ValueError, "groups=3", lambda: ops.quantize_w_folded(G, torch.ones(2), groups=3)),
     ],
 )
-def test_wrong_arguments(error, words, call):
+def test_wrong_arguments(backend, error, words, call):
     with pytest.raises(error, match=words):
         call()

@@ -159,7 +159,7 @@ def test_threads_do_not_change_the_result(backend):
         (ValueError, "interval=0", dict(interval=0)),
     ],
 )
-def test_wrong_arguments(error, words, changes):
+def test_wrong_arguments(backend, error, words, changes):
     threshold, tail_probability, iteration = state(4)
     values = dict(
         g=torch.zeros(2, 4, 3, 3),

@@ -51,3 +51,8 @@ FLOAT32_CHUNK_SUM = 12 * 2.0**-24
 #: The same where tiles of a product take them: a product, chains of 16 values of a lane and of 8
 #: such sums in float32 (1 + 15 + 7 roundings of 2**-24), and one more for what float64 adds.
 FLOAT32_TILE_SUM = 24 * 2.0**-24
+
+
+def product_sum(backend: str) -> float:
+    """Bound of the sums that a product's kernel takes of its results on a backend of conftest."""
+    return FLOAT32_TILE_SUM if backend in ("cuda", "emulated") else FLOAT32_CHUNK_SUM

@@ -48,6 +48,10 @@ ConvGeometry checked_grad_input(const at::Tensor& q_g, const at::Tensor& q_w,
   check_channels_last(q_g, device, at::kChar, "q_g");
   check_device(q_w, device, "q_w");
   check_dtype(q_w, at::kChar, "q_w");
+  // The two layouts that the CPU's op takes; the callers copy the second one.
+  TORCH_CHECK_VALUE(q_w.is_contiguous() || q_w.is_contiguous(channels_last_format(g.rank)),
+                    "q_w of size ", q_w.sizes(), " has strides ", q_w.strides(),
+                    "; expected contiguous or channels-last");
   check_contiguous(step, device, at::kFloat, "step");
   TORCH_CHECK_VALUE(step.dim() == 1 && (step.size(0) == 1 || step.size(0) == g.ci),
                     "step has size ", step.sizes(), "; expected (", g.ci, ",) or (1,)");

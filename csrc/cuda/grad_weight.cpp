@@ -41,22 +41,29 @@ at::Tensor grad_weight_op(const at::Tensor& q_x, const at::Tensor& x_qparams,
                           at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups,
                           at::ScalarType out_dtype, bool channels_last) {
   const at::Device device = q_x.device();
-  check_channels_last(q_x, device, at::kByte, "q_x");
-  check_channels_last(q_g, device, at::kChar, "q_g");
+  check_dtype(q_x, at::kByte, "q_x");
+  check_device(q_g, device, "q_g");
+  check_dtype(q_g, at::kChar, "q_g");
+  check_spatial_rank(q_x, "q_x");
+  check_spatial_rank(q_g, "q_g");
   TORCH_CHECK_VALUE(groups >= 1, "groups=", groups, " must be at least 1");
   std::vector<int64_t> w_size{q_g.size(1), q_x.size(1) / groups};
   w_size.insert(w_size.end(), kernel_size.begin(), kernel_size.end());
   const auto g = ConvGeometry::make(q_x.sizes(), w_size, stride, padding, dilation, groups);
   check_size(q_g, g.out_size(), "q_g");
-  check_contiguous(x_qparams, device, at::kFloat, "x_qparams");
+  check_device(x_qparams, device, "x_qparams");
+  check_dtype(x_qparams, at::kFloat, "x_qparams");
   check_size(x_qparams, {2}, "x_qparams");
   check_device(g_step, device, "g_step");
   check_dtype(g_step, at::kFloat, "g_step");
   check_size(g_step, {g.co}, "g_step");
   check_out_dtype(out_dtype, true);
   const DeviceGuard guard(device);
-  const auto format = channels_last ? channels_last_format(g.rank) : at::MemoryFormat::Contiguous;
-  return grad_weight_cuda(q_x, x_qparams, q_g, g_step.contiguous(), g, out_dtype, format);
+  // Other layouts are copied, as the CPU's op does.
+  const auto last = channels_last_format(g.rank);
+  return grad_weight_cuda(q_x.contiguous(last), x_qparams.contiguous(), q_g.contiguous(last),
+                          g_step.contiguous(), g, out_dtype,
+                          channels_last ? last : at::MemoryFormat::Contiguous);
 }
 
 }  // namespace

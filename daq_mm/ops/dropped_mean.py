@@ -8,7 +8,7 @@ import torch
 
 from ._library import define
 from .geometry import ConvGeometry
-from .reference import signed_levels
+from .reference import signed_levels, step_of
 
 Tensor = torch.Tensor
 
@@ -71,7 +71,8 @@ def _reference_window_sums(q_x, x_qparams, kernel, stride, padding, dilation) ->
         done *= kernel[axis]
     step, zero_point = x_qparams.double()
     sums = (sums.view(done, -1) - zero_point * (q_x.shape[0] * met.unsqueeze(1))) * step
-    return sums.t().reshape(-1, *kernel)
+    # reshape() alone may leave the strides of the transposition.
+    return sums.t().reshape(-1, *kernel).contiguous()
 
 
 def _meetings(geometry: ConvGeometry, axis: int, device: torch.device) -> Tensor:
@@ -131,7 +132,7 @@ def add_dropped_mean_(
     positions = q_g.numel() // co
     if positions == 0:
         return dw
-    step = (threshold / signed_levels(bits)).double()
+    step = step_of(threshold, signed_levels(bits)).double()
     kept = byte_sums(q_g.movedim(1, -1).flatten(0, -2)).double() * step
     mean = ((g_sum.double() - kept) / positions).float()
     sums = window_sums(

@@ -243,7 +243,7 @@ def stats_of(y: Tensor) -> Tensor:
 
 def batch_norm_statistics(
     stats: Tensor,
-    count: float,
+    count: float | Tensor,
     running_mean: Tensor | None,
     running_var: Tensor | None,
     *,
@@ -257,7 +257,8 @@ def batch_norm_statistics(
 
     Args:
         stats: float64 (4, C); of several processes: sums added up.
-        count: values a channel, N * positions, of all processes.
+        count: values a channel, N * positions, of all processes. Where it was added up on a
+            device, float64 (), which nothing reads on the host: then the reference computes this.
         running_mean, running_var: float (C,), updated in place, or None.
         momentum: weight of this batch in the running averages.
         eps: added to the variance.
@@ -266,11 +267,12 @@ def batch_norm_statistics(
         mean, invstd: float32 (C,).
 
     Raises:
-        ValueError: count is 1 or less.
+        ValueError: count is a number, and 1 or less.
     """
-    return torch.ops.daq_mm.batch_norm_statistics(
-        stats, count, running_mean, running_var, momentum, eps
-    )
+    arguments = (stats, count, running_mean, running_var, momentum, eps)
+    if isinstance(count, Tensor):
+        return reference_glue.batch_norm_statistics(*arguments)
+    return torch.ops.daq_mm.batch_norm_statistics(*arguments)
 
 
 def norm_act_forward(
@@ -406,7 +408,7 @@ def grad_input_reduce(
 
 
 def norm_backward_coefficients(
-    sums: Tensor, count: float, weight: Tensor | None, mean: Tensor, invstd: Tensor
+    sums: Tensor, count: float | Tensor, weight: Tensor | None, mean: Tensor, invstd: Tensor
 ) -> Tensor:
     """(a, b, c) of batch norm's gradient dy = a gz + b y + c.
 
@@ -415,13 +417,15 @@ def norm_backward_coefficients(
 
     Args:
         sums: float64 (2, C), from `norm_act_reduce`; of several processes: added up.
-        count: values a channel, N * positions, of all processes.
+        count: values a channel, N * positions, of all processes; a number, or float64 ().
         weight: batch norm's, (C,) of a float dtype, or None for 1.
         mean, invstd: float32 (C,), of the batch.
 
     Returns:
         float32 (3, C).
     """
+    if isinstance(count, Tensor):
+        sums, count = sums / count, 1.0  # all that the count does
     return torch.ops.daq_mm.norm_backward_coefficients(sums, count, weight, mean, invstd)
 
 

@@ -1,9 +1,9 @@
 """The truth: every op in plain PyTorch, on any device, exact and slow.
 
 Integer products are computed in float64, which holds every sum of 8-bit products exactly while
-it stays below 2**53, and are rounded to float32 once. The kernels in `csrc/` must give the same
-bits. Equation and section numbers refer to Zhao et al., "Distribution Adaptive INT8
-Quantization for Training CNNs", AAAI 2021 (arXiv 2102.04782).
+it stays below 2**53, without cuDNN (`_exact_products`), and are rounded to float32 once. The
+kernels in `csrc/` must give the same bits. Equation and section numbers refer to Zhao et al.,
+"Distribution Adaptive INT8 Quantization for Training CNNs", AAAI 2021 (arXiv 2102.04782).
 
 Conventions shared with the kernels, all in float32:
   step of a threshold s over `levels` grid points   step = s / levels
@@ -15,6 +15,7 @@ non-finite: it is never turned into zeros.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import torch
@@ -188,23 +189,38 @@ def _padded_x(q_x: Tensor, x_qparams: Tensor, geometry: ConvGeometry) -> Tensor:
     return F.pad(centred, pads)
 
 
+def _exact_products(x: Tensor) -> contextlib.AbstractContextManager:
+    """While it is open, float64 convolutions of integers sum these very integers.
+
+    cuDNN may choose an FFT or Winograd's algorithm, which sum other numbers than the operands'
+    products. PyTorch's own CUDA convolutions are matrix products, or plain sums (depthwise).
+    """
+    return torch.backends.cudnn.flags(enabled=False) if x.is_cuda else contextlib.nullcontext()
+
+
+def _int32(acc: Tensor) -> Tensor:
+    """Integer sums in float64 as int32, modulo 2**32."""
+    return acc.round().to(torch.int64).to(torch.int32)
+
+
 def _backward_products(
     g: Tensor, x: Tensor, w: Tensor, geometry: ConvGeometry, mask: list[bool]
 ) -> tuple[Tensor, Tensor]:
     """grad-input of the padded x and grad-weight in the operands' dtype, exact on integers."""
-    grad_x, grad_w, _ = torch.ops.aten.convolution_backward(
-        g.contiguous(),
-        x.contiguous(),
-        w.contiguous(),
-        None,
-        list(geometry.stride),
-        [0] * geometry.rank,
-        list(geometry.dilation),
-        False,
-        [0] * geometry.rank,
-        geometry.groups,
-        [*mask, False],
-    )
+    with _exact_products(g):
+        grad_x, grad_w, _ = torch.ops.aten.convolution_backward(
+            g.contiguous(),
+            x.contiguous(),
+            w.contiguous(),
+            None,
+            list(geometry.stride),
+            [0] * geometry.rank,
+            list(geometry.dilation),
+            False,
+            [0] * geometry.rank,
+            geometry.groups,
+            [*mask, False],
+        )
     return grad_x, grad_w
 
 
@@ -227,9 +243,10 @@ def forward(
         return _to_channels_last(y)
     x = _padded_x(q_x, x_qparams, geometry)
     conv = F.conv2d if geometry.rank == 2 else F.conv3d
-    acc = conv(x, q_w.double(), None, stride, 0, dilation, groups)
+    with _exact_products(x):
+        acc = conv(x, q_w.double(), None, stride, 0, dilation, groups)
     if out_dtype == torch.int32:
-        return _to_channels_last(acc.to(torch.int64).to(torch.int32))
+        return _to_channels_last(_int32(acc))
     y = acc.float() * (x_qparams[0] * w_step)
     if bias is not None:
         y = y + _per_channel(bias.detach().float(), geometry.rank)
@@ -260,7 +277,7 @@ def grad_input(
     for axis, (begin, size) in enumerate(zip(geometry.pad_begin, x_size[2:]), start=2):
         acc = acc.narrow(axis, begin, size)
     if out_dtype == torch.int32:
-        return _to_channels_last(acc.to(torch.int64).to(torch.int32))
+        return _to_channels_last(_int32(acc))
     dx = acc.float() * _per_channel(step.float(), geometry.rank)
     return _to_channels_last(dx.to(out_dtype))
 
@@ -288,7 +305,7 @@ def grad_weight(
     w = q_x.new_empty(w_size, dtype=torch.float64)
     _, acc = _backward_products(q_g.double(), x, w, geometry, [False, True])
     if out_dtype == torch.int32:
-        return to_format(acc.to(torch.int64).to(torch.int32))
+        return to_format(_int32(acc))
     step = (x_qparams[0] * g_step).view(-1, *([1] * (len(w_size) - 1)))
     return to_format((acc.float() * step).to(out_dtype))
 

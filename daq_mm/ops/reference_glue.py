@@ -138,14 +138,14 @@ def norm_act_forward(
 
 def batch_norm_statistics(
     stats: Tensor,
-    count: float,
+    count: float | Tensor,
     running_mean: Tensor | None,
     running_var: Tensor | None,
     momentum: float,
     eps: float,
 ) -> tuple[Tensor, Tensor]:
     """See `daq_mm.ops.glue.batch_norm_statistics`."""
-    if not count > 1:
+    if not isinstance(count, Tensor) and not count > 1:
         raise ValueError(f"count={count} must be above 1: a variance needs two values a channel")
     mean = stats[0] / count
     var = (stats[1] / count - mean * mean).clamp(min=0)
