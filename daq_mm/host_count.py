@@ -24,13 +24,15 @@ class HostCount:
         self._captured = False
 
     def read(self, tensor: Tensor) -> int | None:
-        """The count; None in a CUDA graph, and after one was captured."""
+        """The count; None in a CUDA graph, after one was captured, and of a tensor without data."""
         if _is_on_host(tensor):
             return int(tensor)
         self._captured = self._captured or _is_capturing(tensor)
         if self._captured:
             return None
         if not self.is_current(tensor):
+            if tensor.is_meta:
+                return None
             self._remember(tensor, int(tensor))
         return self._count
 

@@ -15,7 +15,7 @@ import emulated
 from daq_mm import convert_model, norm
 from daq_mm.conv import _Int8Mixin
 from daq_mm.fuse import is_fused
-from daq_mm.quantizers import _FusedQuantizer
+from daq_mm.quantizers import _FusedQuantizer, quantizers_of
 from test_fuse import BLOCKS, Basic
 
 CONFIGS = {
@@ -75,6 +75,20 @@ def without_values(monkeypatch):
 def test_layers_read_nothing(without_values, name, config):
     make, size, _ = BLOCKS[name]
     train(converted(make, **CONFIGS[config]), torch.empty(size))
+
+
+def test_layers_read_nothing_where_the_host_counts(without_values, monkeypatch):
+    """Between two evaluations of the discriminator, the count having been read before."""
+    model = converted(Basic)
+    for quantizer in quantizers_of(model).values():
+        quantizer.host_count._remember(quantizer.iteration, 1)
+    asked = []
+    needs_values = _FusedQuantizer.needs_values
+    monkeypatch.setattr(
+        _FusedQuantizer, "needs_values", lambda q: asked.append(needs_values(q)) or asked[-1]
+    )
+    train(model, torch.empty(2, 16, 8, 8))
+    assert asked == [False] * 2 * len(quantizers_of(model))
 
 
 def test_statistics_of_several_ranks_read_nothing(without_values, monkeypatch):
