@@ -27,6 +27,7 @@ def folder(tmp_path):
         runs += [changed(seed, base - 0.01 * (1 + seed), mcs_lambda=0.4)]
         runs += [changed(seed, base - 0.05, recipe="daq", keep_gradient_mean=True)]
         runs += [changed(seed, base, mcs_k=1.1)]
+    runs += [record("daq", 0, 0.5, settings={"exclude": ["a", "b.*"]}, label="some in float")]
     bits = dict.fromkeys(("activation_bits", "gradient_bits", "weight_bits"), 4)
     runs += [changed(0, 0.2, **bits), changed(0, 0.3, **{**bits, "weight_bits": 5})]
     return write(tmp_path / "records", *runs)

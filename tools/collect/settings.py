@@ -111,10 +111,9 @@ def sweeps(frame: pd.DataFrame) -> dict[tuple, pd.DataFrame]:
 
 def _value_of(changed: dict, names: tuple[str, ...]) -> float:
     """The one value of exactly these settings; NaN if others or none are changed."""
-    values = set(changed.values())
-    if tuple(sorted(changed)) != names or len(values) != 1:
+    if tuple(sorted(changed)) != names or len(set(changed.values())) != 1:
         return float("nan")
-    return float(values.pop())
+    return float(changed[names[0]])
 
 
 def figure(frame: pd.DataFrame) -> Figure:
