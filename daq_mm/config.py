@@ -67,6 +67,8 @@ class DAQConfig:
         include: shell-style patterns of layer names to convert; ('*',) is all of them.
         exclude: shell-style patterns of layer names to leave in floating point.
         convert_first: convert the network's first convolution as well.
+        convert_depthwise: convert depthwise convolutions too (one input channel a group). They
+            are the least accurate in 8 bits; False leaves them in floating point, which is slower.
         fuse: compute a convolution with the batch norm, residual addition and activation after
             it as one, with activations that travel in 8 bits; False leaves them apart.
         saved_output: what a fused batch norm keeps of its input for the backward pass: 'int8'
@@ -100,6 +102,7 @@ class DAQConfig:
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     convert_first: bool = False
+    convert_depthwise: bool = True
     fuse: bool = True
     saved_output: str = "int8"
 

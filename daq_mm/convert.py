@@ -184,6 +184,8 @@ def _reason_to_skip(
         return "matches an exclude pattern"
     if first and not config.convert_first:
         return "the network's first convolution (convert_first=True converts it)"
+    if module.groups == module.in_channels > 1 and not config.convert_depthwise:
+        return "a depthwise convolution (convert_depthwise=True converts it)"
     if module.weight.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return f"weights of dtype {module.weight.dtype}; allowed: float32, bfloat16, float16"
     return None

@@ -81,6 +81,23 @@ def test_patterns(config, names):
     assert [name for name, _ in convert_model(Net(), config).converted] == names
 
 
+def test_depthwise_layers_may_stay_in_float():
+    def network():
+        return nn.Sequential(
+            nn.Conv2d(1, 4, 3),
+            nn.Conv2d(4, 8, 3, groups=4),
+            nn.Conv2d(8, 8, 3, groups=4),
+            nn.Conv2d(8, 1, 1),
+            nn.Conv2d(1, 2, 1),
+        )
+
+    assert [name for name, _ in convert_model(network()).converted] == ["1", "2", "3", "4"]
+    report = convert_model(network(), dict(convert_depthwise=False))
+    # one input channel in one group is an ordinary convolution
+    assert [name for name, _ in report.converted] == ["2", "3", "4"]
+    assert "a depthwise convolution (convert_depthwise=True converts it)" in str(report)
+
+
 @pytest.mark.parametrize("setting", ["include", "exclude"])
 def test_pattern_that_matches_nothing(setting):
     model = Net()
