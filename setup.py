@@ -10,6 +10,10 @@ TORCH_CUDA_ARCH_LIST (e.g. 9.0a) names others, to build faster for the one card 
 """
 
 import os
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -40,7 +44,10 @@ def chosen_build() -> str:
     build = os.environ.get("DAQ_MM_BUILD", "auto")
     if build not in BUILDS:
         raise SystemExit(f"DAQ_MM_BUILD={build!r} is unknown; allowed: {', '.join(BUILDS)}")
-    if build in ("none", "cpu"):
+    if build == "none":
+        return build
+    find_tools()
+    if build == "cpu":
         return build
     try:
         import torch
@@ -61,6 +68,28 @@ def chosen_build() -> str:
     if build == "cuda":
         raise SystemExit(f"DAQ_MM_BUILD=cuda is not possible: {missing}")
     return "cpu"
+
+
+def find_tools() -> None:
+    """Name the CUDA toolkit and ninja to torch where it would not find them itself.
+
+    torch takes the folder above nvcc's for the toolkit, which has no headers if the nvcc on the
+    PATH is a script that starts another one. And it looks for ninja on the PATH alone, where an
+    environment's is not if its Python was started without activating it; without ninja it compiles
+    one file at a time.
+    """
+    if shutil.which("ninja") is None:
+        os.environ["PATH"] += os.pathsep + str(Path(sys.executable).parent)
+    nvcc = shutil.which("nvcc")
+    if nvcc is None or os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH"):
+        return
+    if (Path(nvcc).parent.parent / "include/cuda_runtime.h").exists():
+        return
+    command = [nvcc, "--dryrun", "-E", "-x", "cu", os.devnull]
+    said = subprocess.run(command, capture_output=True, text=True).stderr
+    top = re.search(r"^#\$ TOP=(.+)$", said, re.MULTILINE)
+    if top and (Path(top[1]) / "include/cuda_runtime.h").exists():
+        os.environ["CUDA_HOME"] = str(Path(top[1]).resolve())
 
 
 def cuda_sources() -> list[str]:
