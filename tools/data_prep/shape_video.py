@@ -38,39 +38,23 @@ def prepare(
     frames: int,
     workers: int = 0,
     overwrite: bool = False,
+    kind: str = "digits_shape_video",
+    splits: tuple[str, ...] = digits.SPLITS,
 ) -> bool:
     """Makes the set in `folder`, or what is missing of it; arguments and result as `video`'s."""
     video.check_size(side, frames)
-    parameters = dict(
-        kind="digits_shape_video", version=VERSION, seed=seed, counts=counts, side=side
-    )
+    parameters = dict(kind=kind, version=VERSION, seed=seed, counts=counts, side=side)
     parameters["frames"] = frames
     if store.open_folder(folder, parameters, overwrite=overwrite):
         return False
     make = partial(make_video, seed=seed, side=side, frames=frames)
-    video.build(folder, parameters, make, CLASSES, workers=workers)
+    video.build(folder, parameters, make, CLASSES, workers=workers, splits=splits)
     return True
 
 
-def prepare_test(
-    folder: Path,
-    *,
-    seed: int,
-    counts: dict[str, int],
-    side: int,
-    frames: int,
-    workers: int = 0,
-    overwrite: bool = False,
-) -> bool:
+def prepare_test(folder: Path, **arguments) -> bool:
     """As `prepare`, of the test set alone: `counts` has 'test'."""
-    video.check_size(side, frames)
-    parameters = dict(kind="digits_shape_video_test", version=VERSION, seed=seed, counts=counts)
-    parameters |= dict(side=side, frames=frames)
-    if store.open_folder(folder, parameters, overwrite=overwrite):
-        return False
-    make = partial(make_video, seed=seed, side=side, frames=frames)
-    video.build(folder, parameters, make, CLASSES, workers=workers, splits=(TEST,))
-    return True
+    return prepare(folder, **arguments, kind="digits_shape_video_test", splits=(TEST,))
 
 
 def make_video(
