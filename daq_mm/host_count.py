@@ -49,12 +49,9 @@ class HostCount:
     def _remember(self, tensor: Tensor, count: int) -> None:
         self._tensor, self._version, self._count = tensor, tensor._version, count
 
-    def __getstate__(self) -> dict:
+    def __reduce__(self) -> tuple:
         """Copies and pickles know nothing, as their tensor is another one."""
-        return {}
-
-    def __setstate__(self, state: dict) -> None:
-        self.__init__()
+        return type(self), ()
 
 
 def _is_on_host(tensor: Tensor) -> bool:

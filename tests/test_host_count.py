@@ -49,7 +49,7 @@ def test_a_count_is_read_once_and_counted_along(reads):
 def test_copies_read_their_own_tensor(reads):
     count, tensor = HostCount(), torch.tensor([7])
     assert count.read(tensor) == 7
-    for other in (copy.deepcopy(count), pickle.loads(pickle.dumps(count))):
+    for other in (copy.deepcopy(count), *(pickle.loads(pickle.dumps(count, p)) for p in (0, 2))):
         assert not other.is_current(tensor)
         assert other.read(torch.tensor([9])) == 9
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from mmengine.config import DictAction
 
+from common.arguments import add_int8_changes
 from common.configs import (
     UsageError,
     allow_reference,
@@ -43,19 +44,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         "--into", type=Path, metavar="RECORD", help="add the result to this record of the training"
     )
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
-    parser.add_argument(
-        "--settings",
-        nargs="+",
-        action=DictAction,
-        default={},
-        metavar="NAME=VALUE",
-        help="settings of the INT8 recipe, as the training had them",
-    )
-    parser.add_argument(
-        "--allow-reference",
-        action="store_true",
-        help="evaluate in INT8 even where only the slow reference can; see DAQHook",
-    )
+    add_int8_changes(parser)
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="key=value overrides")
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)

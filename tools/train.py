@@ -11,6 +11,7 @@ from pathlib import Path
 from mmengine.config import DictAction
 
 from bench import allocator
+from common.arguments import add_int8_changes
 from common.configs import (
     UsageError,
     allow_reference,
@@ -65,19 +66,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         "tensor of every iteration; default: glibc as it is",
     )
     parser.add_argument("--record", type=Path, help="write the run's record to this JSON file")
-    parser.add_argument(
-        "--settings",
-        nargs="+",
-        action=DictAction,
-        default={},
-        metavar="NAME=VALUE",
-        help="settings of the INT8 recipe, e.g. mcs_lambda=0.2 (fields of DAQConfig)",
-    )
-    parser.add_argument(
-        "--allow-reference",
-        action="store_true",
-        help="train in INT8 even where only the slow reference can; see DAQHook",
-    )
+    add_int8_changes(parser)
     parser.add_argument(
         "--channels-last",
         action="store_true",
