@@ -2,6 +2,9 @@
 // what came; TypeError for dtypes, ValueError for sizes, layouts and devices.
 #pragma once
 
+#include <cstdint>
+#include <limits>
+
 #include <ATen/core/Tensor.h>
 #include <c10/core/MemoryFormat.h>
 #include <c10/util/Exception.h>
@@ -34,6 +37,19 @@ inline void check_device(const at::Tensor& t, const at::Device& device, const ch
 inline void check_spatial_rank(const at::Tensor& t, const char* name) {
   TORCH_CHECK_VALUE(t.dim() == 4 || t.dim() == 5, name, " has ", t.dim(),
                     " axes; expected (N, C, H, W) or (N, C, D, H, W)");
+}
+
+// int32 holds the sum of so many bytes, whatever they are.
+constexpr int64_t kMostSumRows = std::numeric_limits<int32_t>::max() / 255;
+
+// A matrix of int8 or uint8 whose columns an int32 each can sum.
+inline void check_byte_matrix(const at::Tensor& q) {
+  TORCH_CHECK_TYPE(q.scalar_type() == at::kChar || q.scalar_type() == at::kByte,
+                   "q has dtype ", q.scalar_type(), "; expected int8 or uint8");
+  TORCH_CHECK_VALUE(q.dim() == 2 && q.is_contiguous(), "q of size ", q.sizes(), " has strides ",
+                    q.strides(), "; expected a contiguous matrix");
+  TORCH_CHECK_VALUE(q.size(0) <= kMostSumRows, "q has ", q.size(0),
+                    " rows; int32 holds the sums of at most ", kMostSumRows);
 }
 
 // PyTorch's convolution rule: channels-last if x or w is so and is not plain contiguous as well.

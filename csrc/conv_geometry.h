@@ -9,6 +9,7 @@
 #include <ostream>
 #include <sstream>
 #include <string>
+#include <vector>
 
 #include <ATen/core/Tensor.h>
 #include <c10/util/ArrayRef.h>
@@ -104,7 +105,21 @@ struct ConvGeometry {
     return g;
   }
 
-  // (N, Co, *out) with the tensors' own rank.
+  // Of one output channel, for what depends on x and the kernel's windows alone.
+  static ConvGeometry windows(at::IntArrayRef x_size, at::IntArrayRef kernel,
+                              at::IntArrayRef stride, at::IntArrayRef padding,
+                              at::IntArrayRef dilation) {
+    std::vector<int64_t> w_size{1, x_size[1]};
+    w_size.insert(w_size.end(), kernel.begin(), kernel.end());
+    return make(x_size, w_size, stride, padding, dilation, 1);
+  }
+
+  // (Ci, *kernel) and (N, Co, *out) with the tensors' own rank.
+  std::vector<int64_t> windows_size() const {
+    std::vector<int64_t> size = w_size();
+    size.erase(size.begin());
+    return size;
+  }
   std::vector<int64_t> out_size() const { return sized(n, co, out); }
   std::vector<int64_t> x_size() const { return sized(n, ci, in); }
   std::vector<int64_t> w_size() const { return sized(co, ci_per_group(), kernel); }

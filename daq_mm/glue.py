@@ -202,7 +202,7 @@ def _conv_backward(ctx, glue, q_x, x_qparams, w, dy_sum) -> tuple[Tensor | None,
         def quantize(s: Tensor) -> Tensor:
             return ops.quantize_g(dy, s, seed=seed)
     else:
-        threshold = quantizer.update_from_maxima(ops.norm_backward_maxima(*glue))
+        threshold = quantizer.update_from_backward(*glue)
 
         def quantize(s: Tensor) -> Tensor:
             return ops.norm_backward_quantize(*glue, threshold=s, seed=seed)

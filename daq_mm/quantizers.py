@@ -7,6 +7,7 @@ here.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -75,14 +76,14 @@ class GradientQuantizer(nn.Module):
         return None
 
     def needs_values(self) -> bool:
-        """Whether the next gradient's values are needed, or its maxima are enough.
+        """Whether `update` needs the gradient in memory.
 
-        Fused units ask: with maxima alone they never write the gradient as floats.
+        Fused units ask: if not, they call `update_from_backward` and never write it as floats.
         """
         return True
 
-    def update_from_maxima(self, maximum: Tensor) -> Tensor:
-        """As `update`, from the gradient's absolute maxima, float32 (Co + 1,), tensor's last."""
+    def update_from_backward(self, *glue: Tensor | None) -> Tensor:
+        """As `update`, of the gradient that `ops.norm_backward_apply` would make of `glue`."""
         raise NotImplementedError
 
     def seed(self) -> Tensor | None:
@@ -133,37 +134,42 @@ class _FusedQuantizer(GradientQuantizer):
         self.host_count = HostCount()
 
     def update(self, g: Tensor) -> Tensor:
-        config = self.config
         return self._counted(
             ops.update_thresholds,
             g,
-            self.threshold,
-            self.tail_probability,
-            self.iteration,
-            mcs=self.mcs,
-            decay=1.0 - config.mcs_k * config.mcs_a,
-            gain=config.mcs_a,
-            cap=config.cap_at_maximum,
-            gaussian_above=config.mcs_lambda,
-            interval=config.discriminator_interval,
+            **self._state_and_rules(),
+            interval=self.config.discriminator_interval,
         )
 
     def needs_values(self) -> bool:
-        """Only when the discriminator is due; always in a CUDA graph, which cannot ask."""
+        return False
+
+    def update_from_backward(self, *glue: Tensor | None) -> Tensor:
+        if self.discriminator_may_be_due():
+            return self._counted(
+                ops.norm_backward_thresholds,
+                *glue,
+                **self._state_and_rules(),
+                interval=self.config.discriminator_interval,
+            )
+        maximum = ops.norm_backward_maxima(*glue)
+        return self._counted(ops.thresholds_from_maxima, maximum, **self._state_and_rules())
+
+    def discriminator_may_be_due(self) -> bool:
+        """Whether it is due for the next gradient; True also where the host does not know, as in a
+        CUDA graph."""
         if not self.mcs:
             return False
         count = self.host_count.read(self.iteration)
         return count is None or count % self.config.discriminator_interval == 0
 
-    def update_from_maxima(self, maximum: Tensor) -> Tensor:
-        """As `update`; the discriminator must not be due."""
+    def _state_and_rules(self) -> dict[str, Any]:
+        """What the ops that move thresholds take beside the gradient."""
         config = self.config
-        return self._counted(
-            ops.thresholds_from_maxima,
-            maximum,
-            self.threshold,
-            self.tail_probability,
-            self.iteration,
+        return dict(
+            threshold=self.threshold,
+            tail_probability=self.tail_probability,
+            iteration=self.iteration,
             mcs=self.mcs,
             decay=1.0 - config.mcs_k * config.mcs_a,
             gain=config.mcs_a,

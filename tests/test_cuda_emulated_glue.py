@@ -34,6 +34,7 @@ def test_sizes(kernels, size, dtype):
     for kind in ("codes", "float", "none"):
         glue.test_reduce(kernels, size, kind, dtype)
         glue.test_dy(kernels, size, kind, dtype)
+        glue.test_thresholds_of_dy(kernels, size, kind, dtype)
 
 
 @pytest.mark.parametrize("residual", [False, True])
@@ -46,6 +47,11 @@ def test_forward_writes_what_is_wanted(kernels, residual):
 def test_special_values(kernels, value, dtype):
     glue.test_forward_of_special_values(kernels, value, glue.RELU6, dtype)
     glue.test_backward_of_special_values(kernels, value, dtype)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 3e38, 1e-40])
+def test_thresholds_of_a_dy_that_is_not_finite_leave_the_state(kernels, value):
+    glue.test_thresholds_of_a_dy_that_is_not_finite_leave_the_state(kernels, value)
 
 
 @pytest.mark.parametrize("kind", ["weight", "mean"])
@@ -109,7 +115,22 @@ def test_misaligned_memory(kernels):
     y = torch.randn(2 * 20 * 64 + 1)[1:].view(2, 4, 5, 64).permute(0, 3, 1, 2)
     settings = glue.settings_of(glue.RELU)
     glue.check_forward(y, ops.stats_of(y), glue.norm(64), None, **settings)
-    glue.check_dy((y, None, y, None, torch.randn(3, 64)), torch.rand(64))
+    args = (y, None, y, None, torch.randn(3, 64))
+    glue.check_dy(args, torch.rand(64))
+    states = (glue.threshold_state(64) for _ in range(2))
+    glue.check_thresholds(args, *states, cap=False, interval=1, **glue.RULES)
+
+
+def test_thresholds_by_several_blocks(kernels):
+    """Blocks down and across, each with its part of the moments."""
+    g, _, mask, y, grid = glue.gradients((2, 264, 40, 30), torch.bfloat16, "codes")
+    args = (g, mask, y, grid, torch.randn(3, 264))
+    states = [glue.threshold_state(264) for _ in range(2)]
+    launched = emulated.launches_of(
+        lambda: glue.check_thresholds(args, *states, cap=False, interval=1, **glue.RULES)
+    )
+    maxima, moments, combine, tails, move = (launch[:3] for launch in launched)
+    assert moments == tails and moments[0] > 1 and moments[1] > 1 and move == (1, 1, 1)
 
 
 def test_order_of_threads_and_processors_do_not_change_the_result(kernels):
@@ -121,6 +142,7 @@ def test_order_of_threads_and_processors_do_not_change_the_result(kernels):
         emulated.load().set_schedule(schedule)
         emulated.load().set_multiprocessors(1 + 7 * schedule)
         args = (g, mask, y, grid, torch.ones(3, 70))
+        state = glue.threshold_state(70)
         results.append(
             [
                 ops.stats_of(g),
@@ -130,6 +152,8 @@ def test_order_of_threads_and_processors_do_not_change_the_result(kernels):
                 *ops.norm_act_reduce(g, g2, mask, y, grid, *statistics, want_gz=True),
                 ops.norm_backward_maxima(*args),
                 ops.norm_backward_quantize(*args, threshold=torch.ones(70), seed=None),
+                ops.norm_backward_thresholds(*args, **state, cap=True, interval=1, **glue.RULES),
+                *state.values(),
             ]
         )
     glue.same_results(results[1], results[0])

@@ -18,7 +18,7 @@ from tolerances import fused_bound
 
 pytestmark = pytest.mark.skipif(bool(emulated.unavailable()), reason=emulated.unavailable())
 
-#: The maxima of a gradient are enough for the last one on CUDA as well: `needs_values`.
+#: The last one never asks for a gradient's tails.
 RECIPES = ("daq", "paper", "gvq")
 STEPS = 2
 
@@ -26,7 +26,7 @@ STEPS = 2
 @pytest.fixture
 def as_on_a_gpu(monkeypatch, one_thread):
     """The branch that fused units take where reading a layer's counter would wait for a device."""
-    monkeypatch.setattr(_FusedQuantizer, "needs_values", lambda quantizer: quantizer.mcs)
+    monkeypatch.setattr(_FusedQuantizer, "discriminator_may_be_due", lambda q: q.mcs)
 
 
 def train(recipe: str, dtype: torch.dtype, make=Block, size=(2, 16, 7, 6)) -> dict:

@@ -11,14 +11,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
 import estimate_gpu_roofline as tool  # noqa: E402
 from bench.shapes import parse_shape  # noqa: E402
 
-#: 1000 GB/s, 1 bf16 TFLOP/s, 2 INT8 TOP/s.
-DEVICE = tool.Device("a device", 1000, 1, 2, "a test")
+#: 1000 GB/s, 0.5 fp32 and 1 bf16 TFLOP/s, 2 INT8 TOP/s.
+DEVICE = tool.Device("a device", 1000, 0.5, 1, 2, "a test")
 
 
 def test_a_launch_takes_the_longer_of_bytes_and_arithmetic():
     assert tool.Launch("copy", 1e9).seconds(DEVICE) == pytest.approx(1e-3)
     assert tool.Launch("bf16", 1e9, 10**9).seconds(DEVICE) == pytest.approx(2e-3)
-    assert tool.Launch("int8", 1e3, 10**9, int8=True).seconds(DEVICE) == pytest.approx(1e-3)
+    assert tool.Launch("fp32", 1e3, 10**9, 4).seconds(DEVICE) == pytest.approx(4e-3)
+    assert tool.Launch("int8", 1e3, 10**9, 1).seconds(DEVICE) == pytest.approx(1e-3)
 
 
 def test_bytes_of_the_flows():
@@ -32,21 +33,23 @@ def test_bytes_of_the_flows():
     }
     glue = 26 * y
     assert moved["bf16 eager"] == 6 * (x + y + w) + glue
+    assert moved["fp32 eager"] == 2 * moved["bf16 eager"]
     assert moved["int8 layers"] == 9 * x + 9 * y + 6 * w + glue
-    # norm_act_forward writes q, codes and mask; two passes read gradient, codes and mask, and an
-    # epilogue, which has the gradient, the other two.
-    assert moved["int8 fused"] == 4 * x + 4 * y + 6 * w + (4 + 1 / 8) * y + (8 + 3 / 8) * y
-    # instead of those two: dy is written as floats (with codes and mask read), then read twice
-    by_values = moved["int8 fused"] - (7 + 1 / 4) * y + (10 + 1 / 8) * y
-    assert moved["int8 fused, values"] == by_values
-    of_first = sum(launch.bytes for launch in tool.int8_fused(counts, True))
-    assert of_first == 4 * (x + y + w) + (4 + 1 / 8) * y + (10 + 3 / 8) * y
+    # norm_act_forward writes q, codes and mask; an epilogue, which has the gradient, reads the
+    # other two; two passes read the masked gradient and codes, and one writes q.
+    fused = 4 * x + 4 * y + 6 * w + (4 + 1 / 8) * y + (1 + 1 / 8) * y + (3 + 4) * y
+    assert moved["int8 fused"] == fused
+    assert moved["int8 fused, due"] == fused + 2 * 3 * y
+    for flow in (tool.int8_fused, tool.int8_fused_due):
+        # a convolution in bfloat16 without grad-input; statistics, forward, reduce, dy as floats
+        of_first = sum(launch.bytes for launch in flow(counts, True))
+        assert of_first == 4 * (x + y + w) + (2 + 5 + 1 / 8 + 3 + 1 / 8 + 5 + 1 / 8) * y
 
 
 def test_products_carry_the_quantization_that_they_need():
     shape = parse_shape("2x4x8x8,6x3x3,p1")
     x, y, w = 2 * 4 * 64, 2 * 6 * 64, 6 * 4 * 9
-    slow = tool.Device("bytes alone", 1e-9, 1e9, 1e9, "a test")  # 1 byte a second
+    slow = tool.Device("bytes alone", 1e-9, 1e9, 1e9, 1e9, "a test")  # 1 byte a second
     found = tool.by_product(tool.estimate([shape], slow))
     forward = found["forward"]
     assert forward["bf16 eager"] == pytest.approx(2 * (x + y + w))
@@ -55,6 +58,17 @@ def test_products_carry_the_quantization_that_they_need():
     grad_input = found["grad-input"]
     assert grad_input["int8 layers"] == pytest.approx(5 * y + y + w + 2 * x)
     assert found["grad-weight"]["int8 layers"] == pytest.approx(y + x + 4 * w)
+
+
+def test_memory_kept_for_the_backward_pass():
+    shape = parse_shape("2x4x8x8,6x3x3,p1")
+    kept = {
+        flow: t["kept_bytes"] for flow, t in tool.totals(tool.estimate([shape], DEVICE)).items()
+    }
+    y = 2 * 6 * 64
+    assert kept["fp32 eager"] == 8 * y and kept["bf16 eager"] == 4 * y
+    assert kept["int8 layers"] == 5 * y and kept["int8 fused"] == (2 + 1 / 8) * y
+    assert kept.keys() == tool.FLOWS.keys() == tool.KEPT.keys()
 
 
 def test_writes_both_files(tmp_path, monkeypatch, capsys):

@@ -72,14 +72,24 @@ def network():
     return nn.Sequential(*layers, *copy.deepcopy(layers), *copy.deepcopy(layers))
 
 
-def test_a_unit_asks_for_values_as_often_as_on_the_cpu(reads, monkeypatch):
-    """The same thresholds and gradients; the values of the gradient only where they are due."""
+def test_the_discriminator_runs_as_often_as_on_the_cpu(reads, monkeypatch):
+    """The same thresholds and gradients; moments and tails only where they are due."""
     if not ops.kernels_built("cpu")[0]:
         pytest.skip(ops.kernels_built("cpu")[1])
     config = dict(recipe="daq", discriminator_interval=3)
     calls = []
-    maxima = ops.norm_backward_maxima
-    monkeypatch.setattr(ops, "norm_backward_maxima", lambda *a: calls.append(1) or maxima(*a))
+
+    def count(name):
+        op = getattr(ops, name)
+
+        def counted(*args, **keywords):
+            calls.append(name)
+            return op(*args, **keywords)
+
+        monkeypatch.setattr(ops, name, counted)
+
+    for name in ("norm_backward_maxima", "norm_backward_thresholds", "norm_backward_apply"):
+        count(name)
 
     def train(model):
         convert_model(model, config)
@@ -93,8 +103,10 @@ def test_a_unit_asks_for_values_as_often_as_on_the_cpu(reads, monkeypatch):
     seen = train(model)
     layers = len(quantizers_of(model))
     assert layers > 1
-    # values at the counts 0, 3 and 6, else maxima
-    assert len(calls) == 4 * layers
+    # the discriminator at the counts 0, 3 and 6, else maxima alone
+    assert calls.count("norm_backward_maxima") == 4 * layers
+    assert calls.count("norm_backward_thresholds") == 3 * layers
+    assert calls.count("norm_backward_apply") == 7  # of the first convolution, which is not INT8
     assert reads == [0] * layers
     monkeypatch.undo()
     for actual, expected in zip(seen, train(network())):

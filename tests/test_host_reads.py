@@ -83,9 +83,10 @@ def test_layers_read_nothing_where_the_host_counts(without_values, monkeypatch):
     for quantizer in quantizers_of(model).values():
         quantizer.host_count._remember(quantizer.iteration, 1)
     asked = []
-    needs_values = _FusedQuantizer.needs_values
+    may_be_due = _FusedQuantizer.discriminator_may_be_due
     monkeypatch.setattr(
-        _FusedQuantizer, "needs_values", lambda q: asked.append(needs_values(q)) or asked[-1]
+        *(_FusedQuantizer, "discriminator_may_be_due"),
+        lambda q: asked.append(may_be_due(q)) or asked[-1],
     )
     train(model, torch.empty(2, 16, 8, 8))
     assert asked == [False] * 2 * len(quantizers_of(model))
@@ -105,8 +106,10 @@ def test_statistics_of_several_ranks_read_nothing(without_values, monkeypatch):
 
 def test_a_read_on_this_device_raises(without_values, monkeypatch):
     """That the tests above can fail."""
-    own = _FusedQuantizer.needs_values
-    monkeypatch.setattr(_FusedQuantizer, "needs_values", lambda q: bool(q.iteration) and own(q))
+    own = _FusedQuantizer.discriminator_may_be_due
+    monkeypatch.setattr(
+        *(_FusedQuantizer, "discriminator_may_be_due"), lambda q: bool(q.iteration) and own(q)
+    )
     with pytest.raises(RuntimeError, match="cannot be called on meta tensors"):
         train(converted(Basic), torch.empty(2, 16, 8, 8))
 
@@ -150,7 +153,7 @@ def reads_of(model: nn.Module) -> list[str]:
 def kernels(monkeypatch, one_thread):
     if emulated.unavailable():
         pytest.skip(emulated.unavailable())
-    monkeypatch.setattr(_FusedQuantizer, "needs_values", lambda quantizer: quantizer.mcs)
+    monkeypatch.setattr(_FusedQuantizer, "discriminator_may_be_due", lambda q: q.mcs)
     with emulated.as_cpu_kernels():
         yield
 

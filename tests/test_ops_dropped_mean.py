@@ -9,7 +9,7 @@ from daq_mm import ops
 from daq_mm.ops import dropped_mean
 from daq_mm.ops.geometry import ConvGeometry
 from daq_mm.ops.layout import channels_last_format
-from devices import DEVICE
+from devices import DEVICE, needs_kernels
 
 
 @pytest.mark.parametrize("case", range(40))
@@ -40,7 +40,7 @@ def test_int32_holds_the_largest_sum():
     assert 255 * most <= 2**31 - 1 < 255 * (most + 1)
 
 
-@pytest.mark.skipif(DEVICE != "cpu", reason="checks of the CPU kernel")
+@needs_kernels
 def test_byte_sums_refuse_what_they_cannot_add():
     with pytest.raises(TypeError, match="q has dtype"):
         torch.ops.daq_mm.byte_sums(torch.zeros(3, 4))
@@ -50,6 +50,21 @@ def test_byte_sums_refuse_what_they_cannot_add():
         torch.ops.daq_mm.byte_sums(torch.zeros(3, dtype=torch.int8))
     empty = torch.ops.daq_mm.byte_sums(torch.zeros(0, 4, dtype=torch.uint8))
     assert empty.tolist() == [0] * 4
+
+
+@pytest.mark.parametrize("size", [(5000, 24), (3000, 17), (20, 600), (3, 8), (1, 1)])
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8])
+def test_byte_sums_of_fixed_sizes(size, dtype, backend):
+    """Vectors and single bytes, one block and several, along the rows and across."""
+    info = torch.iinfo(dtype)
+    for least in (info.min, info.max):
+        q = torch.randint(least, info.max + 1, size, dtype=dtype)
+        assert torch.equal(dropped_mean.byte_sums(q).long(), q.long().sum(0))
+
+
+def test_byte_sums_of_fixed_rows_at_an_odd_address(backend):
+    q = torch.randint(-128, 128, (16 * 40 + 1,), dtype=torch.int8)[1:].view(40, 16)
+    assert torch.equal(dropped_mean.byte_sums(q).long(), q.long().sum(0))
 
 
 def window_case(case: int) -> tuple[tuple, dict]:
@@ -78,6 +93,36 @@ def test_window_sums_are_the_reference_s_bit_for_bit(case, backend):
     expected = dropped_mean._reference_window_sums(*operands, *geometry.values())
     assert sums.shape == expected.shape and sums.is_contiguous()
     assert torch.equal(sums, expected)
+
+
+#: Sizes of x, kernel, stride, padding, dilation.
+WINDOWS = {
+    "more heights than a block's piece": (
+        (2, 8, 150, 3),
+        [3, 1],
+        [1, 1],
+        [1, 0] * 2,
+        [1, 1],
+    ),
+    "a wide line": ((1, 40, 4, 60), [3, 3], [2, 2], [1, 1] * 2, [1, 1]),
+    "taps far outside": ((2, 3, 4, 4), [3, 3], [1, 1], [7, 7] * 2, [7, 7]),
+    "many images": ((90, 16, 3, 3), [3, 3], [1, 1], [1, 1] * 2, [1, 1]),
+    "more images than blocks": ((1000, 8, 1, 1), [3, 1], [1, 1], [1, 0] * 2, [1, 1]),
+    "depth": ((2, 8, 6, 5, 4), [3, 2, 3], [2, 1, 1], [1, 0, 1] * 2, [1, 2, 1]),
+    "a stride that skips": ((2, 8, 9, 9), [1, 1], [4, 3], [0, 0] * 2, [1, 1]),
+}
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_window_sums_of_fixed_cases(name, backend):
+    size, *geometry = WINDOWS[name]
+    q_x = torch.randint(0, 256, size, dtype=torch.uint8)
+    q_x = q_x.contiguous(memory_format=channels_last_format(len(size) - 2))
+    for zero_point in (0.0, 128.0):
+        qparams = torch.tensor([0.01, zero_point])
+        got = torch.ops.daq_mm.window_sums(q_x, qparams, *geometry)
+        expected = dropped_mean._reference_window_sums(q_x, qparams, *geometry)
+        assert torch.equal(got, expected) and got.is_contiguous()
 
 
 @pytest.mark.parametrize("case", range(20))

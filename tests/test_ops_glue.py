@@ -332,6 +332,63 @@ def test_dy(backend, size, kind, dtype):
         check_dy((g, bits, y, grid, torch.randn(3, size[1])), torch.rand(size[1]) * 3)
 
 
+RULES = dict(mcs=True, decay=0.2, gain=0.8, gaussian_above=0.3)
+
+
+def check_thresholds(args, *states, **settings) -> None:
+    """One step of the op and of the reference: as `update_thresholds` of the gradient."""
+    ours, theirs = states
+    leave_garbage(args[0].numel())
+    got = ops.norm_backward_thresholds(*args, **ours, **settings)
+    order = ("mcs", "decay", "gain", "cap", "gaussian_above", "interval")
+    expected = reference_glue.norm_backward_thresholds(
+        *args, *theirs.values(), *(settings[rule] for rule in order)
+    )
+    same_results([got, ours["threshold"]], [expected, theirs["threshold"]])
+    assert torch.equal(ours["iteration"], theirs["iteration"])
+    torch.testing.assert_close(
+        ours["tail_probability"], theirs["tail_probability"], rtol=0, atol=1e-6
+    )
+
+
+def threshold_state(channels: int) -> dict[str, torch.Tensor]:
+    return dict(
+        threshold=torch.zeros(channels + 1),
+        tail_probability=torch.ones(channels + 1),
+        iteration=torch.zeros(1, dtype=torch.int64),
+    )
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("kind", ["codes", "float", "none"])
+@pytest.mark.parametrize("size", SIZES)
+def test_thresholds_of_dy(backend, size, kind, dtype):
+    """The discriminator is due at the first and the third gradient, whose laws differ."""
+    g, _, mask, y, grid = gradients(size, dtype, kind)
+    ours, theirs = (threshold_state(size[1]) for _ in range(2))
+    for step in range(4):
+        coefficients = torch.randn(3, size[1])
+        g = g * 0.5 if step % 2 else (g.float() ** 3).to(dtype)
+        args = (g, mask if step > 1 else None, y, grid, coefficients)
+        before = ours["tail_probability"].clone()
+        check_thresholds(args, ours, theirs, cap=step == 3, interval=2, **RULES)
+        assert step % 2 == 0 or torch.equal(before, ours["tail_probability"])
+    check_thresholds(args, ours, theirs, cap=False, interval=1, **{**RULES, "mcs": False})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 3e38, 1e-40])
+def test_thresholds_of_a_dy_that_is_not_finite_leave_the_state(backend, value):
+    g, _, _, y, grid = gradients((2, 37, 5, 6), torch.float32, "codes")
+    ours, theirs = (threshold_state(37) for _ in range(2))
+    for step in range(3):
+        changed = g.clone()
+        if step == 1:
+            changed[1, 4, 2, 3] = value
+        args = (changed, None, y, grid, torch.ones(3, 37))
+        check_thresholds(args, ours, theirs, cap=False, interval=1, **RULES)
+    assert ours["threshold"].isfinite().all() and ours["iteration"].item() == 3
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e-40, 3e38, 0.0])
 def test_backward_of_special_values(backend, value, dtype):
@@ -484,6 +541,9 @@ def test_empty_batch(backend):
     assert (ops.norm_backward_maxima(*args) == 0).all()
     q = ops.norm_backward_quantize(*args, threshold=torch.ones(1), seed=None)
     assert q.shape == empty.shape
+    state = threshold_state(5)
+    used = ops.norm_backward_thresholds(*args, **state, cap=False, interval=1, **RULES)
+    assert (used == 0).all() and state["iteration"].item() == 0
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -562,6 +622,12 @@ def reduce_call(g=Y, g2=None, mask=None, y=Y, grid=None, mean=C, invstd=C):
     return ops.norm_act_reduce(g, g2, mask, y, grid, mean, invstd, want_gz=True)
 
 
+def thresholds_call(interval=1, **state):
+    args = (Y, None, Y, None, torch.ones(3, 4))
+    state = {**threshold_state(4), **state}
+    return ops.norm_backward_thresholds(*args, **state, cap=False, interval=interval, **RULES)
+
+
 def quantize_call(rows=3, threshold=C, seed=None):
     args = (Y, None, Y, None, torch.ones(rows, 4))
     return ops.norm_backward_quantize(*args, threshold=threshold, seed=seed)
@@ -592,6 +658,9 @@ def quantize_call(rows=3, threshold=C, seed=None):
         (ValueError, "coefficients has size", lambda: quantize_call(rows=2)),
         (ValueError, "threshold has size", lambda: quantize_call(threshold=torch.ones(3))),
         (TypeError, "seed has dtype", lambda: quantize_call(seed=torch.ones(1))),
+        (ValueError, "interval=0", lambda: thresholds_call(interval=0)),
+        (ValueError, "threshold has size", lambda: thresholds_call(threshold=C)),
+        (TypeError, "iteration has dtype", lambda: thresholds_call(iteration=torch.zeros(1))),
         (
             ValueError,
             "count=1(.0)? must be above 1",

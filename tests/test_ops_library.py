@@ -48,6 +48,7 @@ def glue_calls(v: dict) -> dict:
         "norm_backward_apply": backward,
         "norm_backward_maxima": backward,
         "norm_backward_quantize": (*backward, maximum[:-1], torch.tensor([7])),
+        "norm_backward_thresholds": (*backward, *state, True, 0.2, 0.8, True, 0.3, 50),
         "thresholds_from_maxima": (maximum, *state, True, 0.2, 0.8, True, 0.3),
     }
 

@@ -93,6 +93,15 @@ def cases(
         return _cases(size, dtype)
 
 
+def state_of(channels: int) -> dict[str, torch.Tensor]:
+    """A layer's threshold state after its first gradient."""
+    return dict(
+        threshold=torch.ones(channels + 1),
+        tail_probability=torch.zeros(channels + 1),
+        iteration=torch.ones(1, dtype=torch.int64),
+    )
+
+
 def _cases(size: list[int], dtype: torch.dtype) -> dict[str, Case]:
     last = channels_last_format(len(size) - 2)
     y, residual, g, g2 = (
@@ -111,6 +120,8 @@ def _cases(size: list[int], dtype: torch.dtype) -> dict[str, Case]:
     threshold = ops.norm_backward_maxima(*backward)[:-1]
     nearest = dict(threshold=threshold, seed=None)
     random = dict(threshold=threshold, seed=torch.tensor([7]))
+    # Thresholds that don't depend on the state, which every call moves on.
+    rules = dict(mcs=True, decay=0.0, gain=1.0, cap=False, gaussian_above=0.3)
     reduce_args = (g, None, mask, codes, grid, *statistics)
     joined_args = (g, g2, mask, codes, grid, *statistics)
     return {
@@ -129,6 +140,18 @@ def _cases(size: list[int], dtype: torch.dtype) -> dict[str, Case]:
         "maxima of gz": Case("norm_backward_maxima", from_gz, {}, [g, codes]),
         "quantize": Case("norm_backward_quantize", backward, nearest, [g, mask, codes]),
         "quantize: random": Case("norm_backward_quantize", backward, random, [g, mask, codes]),
+        "thresholds: due": Case(
+            "norm_backward_thresholds",
+            backward,
+            {**state_of(channels), **rules, "interval": 1},
+            [g, mask, codes],
+        ),
+        "thresholds: not due": Case(
+            "norm_backward_thresholds",
+            backward,
+            {**state_of(channels), **rules, "interval": 2**40},
+            [g, mask, codes],
+        ),
         "apply": Case("norm_backward_apply", backward, {}, [g, mask, codes]),
     }
 

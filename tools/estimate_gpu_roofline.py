@@ -2,13 +2,15 @@
 
     python tools/estimate_gpu_roofline.py --model resnet50 --batch 256 --out results/cuda
 
-Nothing is measured. For each convolution and its batch norm and ReLU, every launch's bytes and
+Nothing is measured. For each convolution with a batch norm and a ReLU (which those of shortcuts do
+not have in fact), every launch's bytes and
 multiply-adds are counted as `csrc/cuda` and PyTorch's eager kernels read and write them; a launch
 takes the longer of its bytes at the bandwidth and its arithmetic at the peak. Left out: launch
-gaps, residual adds, pooling, the classifier, the optimizer, caches, packing of weights, and how far
-from peak a kernel stays: the INT8 rate is that of warpgroup products, which grad-weight, by its
-traffic through shared memory, reaches to 57 or 73 % (csrc/cuda/README.md). So the times are lower
-bounds, and ratios say what a data flow could win.
+gaps (with them the launches of a CUDA graph that find nothing to do), residual adds, pooling, the
+classifier, the optimizer, caches, packing of weights, and how far from peak a kernel stays: the
+INT8 rate is that of warpgroup products, which grad-weight, by its traffic through shared memory,
+reaches to 57 or 73 % (csrc/cuda/README.md). So the times are lower bounds, and ratios say what a
+data flow could win. Of memory, what the layers keep for their backward passes is counted.
 
 Writes estimate_<model>_<device>.json and .md.
 """
@@ -38,13 +40,15 @@ class Device:
     Attributes:
         name: for titles.
         bandwidth_gbps: reads and writes together.
-        bf16_tflops: dense matrix products, 2 operations a multiply-add.
+        fp32_tflops: outside of the tensor cores (no TF32), 2 operations a multiply-add.
+        bf16_tflops: dense matrix products.
         int8_tops: the same of 8-bit integers.
         source: where the rates are from.
     """
 
     name: str
     bandwidth_gbps: float
+    fp32_tflops: float
     bf16_tflops: float
     int8_tops: float
     source: str
@@ -52,33 +56,34 @@ class Device:
 
 DEVICES = {
     "h200": Device(
-        "H200 class", 4300, 790, 1580,
-        "copy and bf16 product as once seen on an H200; INT8 taken for twice bf16",
+        "H200 class", 4300, 67, 790, 1580,
+        "copy and bf16 product as once seen on an H200; INT8 taken for twice bf16; fp32 from the "
+        "data sheet",
     ),
     "h100": Device(
-        "H100 SXM class", 3000, 790, 1580,
+        "H100 SXM class", 3000, 67, 790, 1580,
         "data sheet's 3350 GB/s scaled as the H200's copy to its data sheet (4300 / 4800); "
         "arithmetic as the H200's",
     ),
 }  # fmt: skip
 
-#: Bytes of a bfloat16 value and of an 8-bit one; bits of a mask.
-_BF16, _INT8, _MASK = 2, 1, 1 / 8
+#: Bytes of a float32 value, a bfloat16 one, an 8-bit one, and of a mask's bit.
+_FP32, _BF16, _INT8, _MASK = 4, 2, 1, 1 / 8
 
 
 @dataclass(frozen=True)
 class Launch:
-    """One kernel's work: bytes read and written, and multiply-adds in 8-bit or bfloat16."""
+    """One kernel's work: bytes read and written, and multiply-adds of values of so many bytes."""
 
     op: str
     bytes: float
     macs: int = 0
-    int8: bool = False
+    value: int = _BF16
 
     def seconds(self, device: Device) -> float:
         """The longer of moving the bytes and computing."""
-        rate = device.int8_tops if self.int8 else device.bf16_tflops
-        arithmetic = 2 * self.macs / (rate * 1e12)
+        rates = {_FP32: device.fp32_tflops, _BF16: device.bf16_tflops, _INT8: device.int8_tops}
+        arithmetic = 2 * self.macs / (rates[self.value] * 1e12)
         return max(self.bytes / (device.bandwidth_gbps * 1e9), arithmetic)
 
 
@@ -97,26 +102,32 @@ class Counts:
         return cls(math.prod(g.x_size), math.prod(g.out_size), math.prod(g.w_size), shape.macs)
 
 
-def _bf16_convolutions(c: Counts, first: bool) -> Iterator[Launch]:
-    yield Launch("forward", _BF16 * (c.x + c.y + c.w), c.macs)
+def _float_convolutions(c: Counts, first: bool, size: int) -> Iterator[Launch]:
+    yield Launch("forward", size * (c.x + c.y + c.w), c.macs, size)
     if not first:
-        yield Launch("grad_input", _BF16 * (c.y + c.x + c.w), c.macs)
-    yield Launch("grad_weight", _BF16 * (c.y + c.x + c.w), c.macs)
+        yield Launch("grad_input", size * (c.y + c.x + c.w), c.macs, size)
+    yield Launch("grad_weight", size * (c.y + c.x + c.w), c.macs, size)
 
 
-def _eager_glue(c: Counts) -> Iterator[Launch]:
+def _eager_glue(c: Counts, size: int = _BF16) -> Iterator[Launch]:
     """PyTorch's batch norm and ReLU: statistics and normalising, each its own pass."""
-    yield Launch("norm_statistics", _BF16 * c.y)
-    yield Launch("norm_apply", 2 * _BF16 * c.y)
-    yield Launch("relu", 2 * _BF16 * c.y)
-    yield Launch("relu_backward", 3 * _BF16 * c.y)
-    yield Launch("norm_backward_reduce", 2 * _BF16 * c.y)
-    yield Launch("norm_backward_apply", 3 * _BF16 * c.y)
+    yield Launch("norm_statistics", size * c.y)
+    yield Launch("norm_apply", 2 * size * c.y)
+    yield Launch("relu", 2 * size * c.y)
+    yield Launch("relu_backward", 3 * size * c.y)
+    yield Launch("norm_backward_reduce", 2 * size * c.y)
+    yield Launch("norm_backward_apply", 3 * size * c.y)
+
+
+def fp32_eager(c: Counts, first: bool) -> Iterator[Launch]:
+    """Convolutions, batch norm and ReLU in float32 without TF32, each its own kernels."""
+    yield from _float_convolutions(c, first, _FP32)
+    yield from _eager_glue(c, _FP32)
 
 
 def bf16_eager(c: Counts, first: bool) -> Iterator[Launch]:
-    """Convolutions, batch norm and ReLU in bfloat16, each its own kernels."""
-    yield from _bf16_convolutions(c, first)
+    """The same in bfloat16."""
+    yield from _float_convolutions(c, first, _BF16)
     yield from _eager_glue(c)
 
 
@@ -127,11 +138,11 @@ def int8_layers(c: Counts, first: bool) -> Iterator[Launch]:
         return
     yield Launch("quantize_x: extremes", _BF16 * c.x)
     yield Launch("quantize_x: bytes", (_BF16 + _INT8) * c.x)
-    yield Launch("forward", _INT8 * (c.x + c.w) + _BF16 * c.y, c.macs, int8=True)
+    yield Launch("forward", _INT8 * (c.x + c.w) + _BF16 * c.y, c.macs, _INT8)
     yield Launch("update_thresholds", _BF16 * c.y)
     yield Launch("quantize_g", (_BF16 + _INT8) * c.y)
-    yield Launch("grad_input", _INT8 * (c.y + c.w) + _BF16 * c.x, c.macs, int8=True)
-    yield Launch("grad_weight", _INT8 * (c.y + c.x) + 4 * c.w, c.macs, int8=True)
+    yield Launch("grad_input", _INT8 * (c.y + c.w) + _BF16 * c.x, c.macs, _INT8)
+    yield Launch("grad_weight", _INT8 * (c.y + c.x) + 4 * c.w, c.macs, _INT8)
     yield from _eager_glue(c)
 
 
@@ -140,42 +151,57 @@ def int8_fused(c: Counts, first: bool) -> Iterator[Launch]:
 
     The backward pass is that of a gradient for which the discriminator is not due (49 of 50).
     """
-    kept = yield from _fused_without_gradient(c, first)
-    yield Launch("norm_backward_maxima", _BF16 * c.y + kept)
-    yield Launch("norm_backward_quantize", (_BF16 + _INT8) * c.y + kept)
+    yield from _fused(c, first, ("norm_backward_maxima",))
 
 
-def int8_fused_values(c: Counts, first: bool) -> Iterator[Launch]:
-    """The same where the gradient's values are needed: discriminator due, or a CUDA graph."""
-    kept = yield from _fused_without_gradient(c, first)
-    yield Launch("norm_backward_apply", 2 * _BF16 * c.y + kept)
-    if not first:
-        yield Launch("update_thresholds", _BF16 * c.y)
-        yield Launch("quantize_g", (_BF16 + _INT8) * c.y)
+def int8_fused_due(c: Counts, first: bool) -> Iterator[Launch]:
+    """The same where the discriminator is due: two passes more compute the gradient again."""
+    passes = ("maxima", "moments", "tails")
+    yield from _fused(c, first, tuple(f"norm_backward_thresholds: {what}" for what in passes))
 
 
-def _fused_without_gradient(c: Counts, first: bool) -> Iterator[Launch]:
-    """All but what makes the 8-bit gradient; returns the bytes that its sweeps read beside it."""
-    kept = (_INT8 + _MASK) * c.y  # codes and mask, as the backward passes read them
+def _fused(c: Counts, first: bool, passes: tuple[str, ...]) -> Iterator[Launch]:
+    """A unit, with so many passes over its gradient before the one that quantizes it.
+
+    The first layer's convolution stays in bfloat16, and pooling reads the unit's output.
+    """
+    codes_and_mask = (_INT8 + _MASK) * c.y
     if first:
-        yield from _bf16_convolutions(c, first)
-    else:
-        yield Launch("conv_forward_stats", _INT8 * (c.x + c.w) + _BF16 * c.y, c.macs, int8=True)
-        yield Launch("grad_input", _INT8 * (c.y + c.w) + _BF16 * c.x, c.macs, int8=True)
-        yield Launch("grad_weight", _INT8 * (c.y + c.x) + 4 * c.w, c.macs, int8=True)
-    yield Launch("norm_act_forward", (_BF16 + _INT8) * c.y + kept)
-    if first:  # whose output pooling reads
-        yield Launch("norm_act_reduce", _BF16 * c.y + kept)
-    else:  # in the epilogue of the next convolution's grad-input, which has the gradient at hand
-        yield Launch("grad_input_reduce: codes, mask", kept)
-    return kept
+        yield from _float_convolutions(c, first, _BF16)
+        yield Launch("stats_of", _BF16 * c.y)
+        yield Launch("norm_act_forward", 2 * _BF16 * c.y + codes_and_mask)
+        yield Launch("norm_act_reduce", _BF16 * c.y + codes_and_mask)
+        yield Launch("norm_backward_apply", 2 * _BF16 * c.y + codes_and_mask)
+        return
+    yield Launch("conv_forward_stats", _INT8 * (c.x + c.w) + _BF16 * c.y, c.macs, _INT8)
+    yield Launch("norm_act_forward", (_BF16 + _INT8) * c.y + codes_and_mask)
+    # In the epilogue of the next convolution's grad-input, which has the gradient at hand; it
+    # masks it, so that what follows reads no mask.
+    yield Launch("grad_input_reduce: codes, mask", codes_and_mask)
+    for name in passes:
+        yield Launch(name, (_BF16 + _INT8) * c.y)
+    yield Launch("norm_backward_quantize", (_BF16 + 2 * _INT8) * c.y)
+    yield Launch("grad_input", _INT8 * (c.y + c.w) + _BF16 * c.x, c.macs, _INT8)
+    yield Launch("grad_weight", _INT8 * (c.y + c.x) + 4 * c.w, c.macs, _INT8)
 
 
 FLOWS = {
+    "fp32 eager": fp32_eager,
     "bf16 eager": bf16_eager,
     "int8 layers": int8_layers,
     "int8 fused": int8_fused,
-    "int8 fused, values": int8_fused_values,
+    "int8 fused, due": int8_fused_due,
+}
+
+#: Bytes that a layer keeps for the backward pass, a value of its output: batch norm's input and the
+#: ReLU's output, which is the next convolution's input; for INT8 layers that input in 8 bits beside
+#: it. Fused: codes of batch norm's input, the next convolution's input, a mask.
+KEPT = {
+    "fp32 eager": 2 * _FP32,
+    "bf16 eager": 2 * _BF16,
+    "int8 layers": 2 * _BF16 + _INT8,
+    "int8 fused": 2 * _INT8 + _MASK,
+    "int8 fused, due": 2 * _INT8 + _MASK,
 }
 
 #: What a convolution's product costs with the quantization that it needs, by the ops' names; the
@@ -192,11 +218,13 @@ def estimate(shapes: list[ConvShape], device: Device) -> list[dict[str, Any]]:
     records = []
     for shape in shapes:
         for flow, launches_of in FLOWS.items():
-            launches = list(launches_of(Counts.of(shape), shape.first))
+            counts = Counts.of(shape)
+            launches = list(launches_of(counts, shape.first))
             records.append(
                 {
                     **shape.fields(),
                     "flow": flow,
+                    "kept_bytes": shape.count * KEPT[flow] * counts.y,
                     "bytes": shape.count * sum(launch.bytes for launch in launches),
                     "estimated_s": shape.count * sum(x.seconds(device) for x in launches),
                     "launches": [
@@ -209,12 +237,13 @@ def estimate(shapes: list[ConvShape], device: Device) -> list[dict[str, Any]]:
 
 
 def totals(records: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Sums over the layers: bytes, seconds, and the part of them that arithmetic bounds."""
+    """Sums over the layers: bytes moved and kept, seconds, and those of the products in them."""
     found = {}
     for flow in FLOWS:
         own = [record for record in records if record["flow"] == flow]
         found[flow] = {
             "bytes": sum(record["bytes"] for record in own),
+            "kept_bytes": sum(record["kept_bytes"] for record in own),
             "estimated_s": sum(record["estimated_s"] for record in own),
             "products_s": sum(
                 record["count"] * launch["estimated_s"]
@@ -250,20 +279,25 @@ def by_product(records: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 def tables(document: dict[str, Any], shapes: list[ConvShape]) -> str:
     """The estimate as Markdown."""
     device, a = document["device"], document["arguments"]
+    all_of = document["totals"]
     rows = [
         [flow, t["bytes"] / 1e9, t["products_s"] * 1e3, t["estimated_s"] * 1e3,
-         document["totals"]["bf16 eager"]["estimated_s"] / t["estimated_s"]]
-        for flow, t in document["totals"].items()
+         *(all_of[base]["estimated_s"] / t["estimated_s"] for base in ("fp32 eager", "bf16 eager")),
+         t["kept_bytes"] / 1e9, t["kept_bytes"] / all_of["bf16 eager"]["kept_bytes"]]
+        for flow, t in all_of.items()
     ]  # fmt: skip
-    header = ["data flow", "GB moved", "ms in products", "ms", "× bf16 eager"]
+    header = ["data flow", "GB moved", "ms in products", "ms", "× fp32 eager", "× bf16 eager",
+              "GB kept for backward", "of bf16 eager"]  # fmt: skip
     text = [
         f"# Estimate, not a measurement: {a['model']}, batch {a['batch']}, {device['name']}",
         f"Counted by `tools/estimate_gpu_roofline.py`, which says what is left out; no GPU ran "
-        f"this. Rates: {device['bandwidth_gbps']} GB/s, {device['bf16_tflops']} bf16 TFLOP/s, "
-        f"{device['int8_tops']} INT8 TOP/s ({device['source']}).",
+        f"this. Rates: {device['bandwidth_gbps']} GB/s, {device['fp32_tflops']} fp32 and "
+        f"{device['bf16_tflops']} bf16 TFLOP/s, {device['int8_tops']} INT8 TOP/s "
+        f"({device['source']}).",
         markdown(header, rows),
-        "`int8 fused`: where the discriminator is not due, 49 gradients of 50; `values`: where it "
-        "is, and in a CUDA graph, which cannot choose.",
+        "`int8 fused`: where the discriminator is not due, 49 gradients of 50; `due`: where it is. "
+        "What is kept is not all of a step's peak: weights, gradients, the optimizer's state and "
+        "workspaces come on top of each.",
         "## By product: estimated ms, all layers together, unfused ops",
         _product_table(document["products"]),
         "Quantization of the input counts as forward's, that of the gradient as grad-input's. The "

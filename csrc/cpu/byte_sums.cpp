@@ -111,13 +111,8 @@ void byte_sums_of(const T* v, int64_t rows, int64_t width, int32_t* out) {
 
 at::Tensor byte_sums(const at::Tensor& q) {
   check_device(q, at::kCPU, "q");
-  TORCH_CHECK_TYPE(q.scalar_type() == at::kChar || q.scalar_type() == at::kByte,
-                   "q has dtype ", q.scalar_type(), "; expected int8 or uint8");
-  TORCH_CHECK_VALUE(q.dim() == 2 && q.is_contiguous(), "q of size ", q.sizes(), " has strides ",
-                    q.strides(), "; expected a contiguous matrix");
+  check_byte_matrix(q);
   const int64_t rows = q.size(0), width = q.size(1);
-  TORCH_CHECK_VALUE(rows <= kMostSumRows, "q has ", rows,
-                    " rows; int32 holds the sums of at most ", kMostSumRows);
   at::Tensor out = at::zeros({width}, q.options().dtype(at::kInt));
   if (q.numel() == 0) return out;
   int32_t* sums = out.mutable_data_ptr<int32_t>();

@@ -5,13 +5,12 @@
 #pragma once
 
 #include <cstdint>
-#include <limits>
+
+#include "checks.h"
 
 namespace daq_mm::cpu {
 
 constexpr int64_t kSumColumns = 4096;  // columns that one call sums: 8 KB in 16 bits
-// int32 holds the sum of so many bytes, whatever they are.
-constexpr int64_t kMostSumRows = std::numeric_limits<int32_t>::max() / 255;
 
 // Adds `rows` <= kMostSumRows rows of `count` <= kSumColumns bytes to sums (count,); row r starts at
 // v + r * stride or, with `offsets`, at v + offsets[r].

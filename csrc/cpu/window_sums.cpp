@@ -120,15 +120,12 @@ at::Tensor window_sums(const at::Tensor& q_x, const at::Tensor& x_qparams, at::I
   check_channels_last(q_x, at::kByte, "q_x");
   check_contiguous(x_qparams, at::kFloat, "x_qparams");
   check_size(x_qparams, {2}, "x_qparams");
-  std::vector<int64_t> size{1, q_x.size(1)};  // of a weight; the output channels don't matter
-  size.insert(size.end(), kernel.begin(), kernel.end());
-  const auto g = ConvGeometry::make(q_x.sizes(), size, stride, padding, dilation, 1);
+  const auto g = ConvGeometry::windows(q_x.sizes(), kernel, stride, padding, dilation);
   const Axis axes[3] = {{g, 0}, {g, 1}, {g, 2}};
   const std::vector<int64_t> codes = tap_sums(q_x.const_data_ptr<uint8_t>(), g, axes);
   const double step = x_qparams.const_data_ptr<float>()[0];
   const double zero_point = x_qparams.const_data_ptr<float>()[1];
-  size.erase(size.begin());
-  at::Tensor out = at::empty(size, q_x.options().dtype(at::kDouble).memory_format(
+  at::Tensor out = at::empty(g.windows_size(), q_x.options().dtype(at::kDouble).memory_format(
                                        at::MemoryFormat::Contiguous));
   double* to = out.mutable_data_ptr<double>();
   for (int64_t tap = 0; tap < g.taps(); ++tap) {

@@ -109,4 +109,13 @@ void norm_backward_quantize(const NormBackward& arguments, const GlueSize& size,
                             const float* threshold, int64_t thresholds, const int64_t* seed,
                             int8_t* q, Stream stream);
 
+// ---- glue_thresholds.cu ----
+
+// update_thresholds of what norm_backward_apply would write.
+int64_t norm_backward_thresholds_workspace(const GlueSize& size);
+void norm_backward_thresholds(const NormBackward& arguments, const GlueSize& size,
+                              const ThresholdRules& rules, int64_t interval,
+                              const ThresholdState& state, void* workspace, float* used,
+                              Stream stream);
+
 }  // namespace daq_mm::cuda

@@ -18,32 +18,15 @@
 #include "cuda/float_source.h"
 #include "cuda/launches.h"
 #include "cuda/rounding_laws.h"
+#include "cuda/threshold_sweep.h"
 
 namespace daq_mm::cuda {
 namespace {
 
 constexpr int kThreads = Columns::kThreads;
-constexpr int kWarps = kThreads / kWarp;
-constexpr int64_t kMostParts = 1024;       // of a sweep for maxima
-constexpr int64_t kMostMomentParts = 256;  // bounds the memory of moments
-constexpr int64_t kPiece = 4096;           // values of a channels-first row that a warp reads
-
-DAQ_DEVICE double sum_of(double a, double b) { return a + b; }
-DAQ_DEVICE uint32_t count_of(uint32_t a, uint32_t b) { return a + b; }
-
-enum class Measure { kNever, kAlways, kAtInterval };
-
-// Whether moments and tails are due.
-struct Due {
-  Measure measure = Measure::kNever;
-  Global<int64_t> iteration;
-  int64_t interval = 1;
-
-  DAQ_DEVICE bool now() const {
-    if (measure == Measure::kAtInterval) return iteration.load(0) % interval == 0;
-    return measure == Measure::kAlways;
-  }
-};
+constexpr int kWarps = kSweepWarps;
+constexpr int64_t kMostParts = 1024;  // of a sweep for maxima
+constexpr int64_t kPiece = 4096;      // values of a channels-first row that a warp reads
 
 // The sweep's accumulators of one channel.
 struct Moments {
@@ -103,18 +86,6 @@ struct Pieces {
   }
 };
 
-// Partial sums (channels, parts) and then sums of squares, as the sweeps write them.
-struct Partials {
-  Global<double> values;
-  int64_t channels;
-  int64_t parts;
-
-  DAQ_DEVICE void store(int64_t channel, int64_t part, double sum, double squares) const {
-    values.store(channel * parts + part, sum);
-    values.store((channels + channel) * parts + part, squares);
-  }
-};
-
 template <FloatType type, int width>
 DAQ_KERNEL(kThreads, 4)
 void sweep_columns(FloatSource<type> g, ColumnWalk walk, Due due, Partials partials,
@@ -141,17 +112,9 @@ void sweep_columns(FloatSource<type> g, ColumnWalk walk, Due due, Partials parti
                           if (first + i < walk.channels) atomic_max(maxima, first + i, value);
                         });
   if (!measure) return;
-  const Shared<double> scratch(0, kThreads * width);
-  for (int moment = 0; moment < 2; ++moment) {
-    double values[width];
-    for (int k = 0; k < width; ++k) values[k] = moment == 0 ? of[k].sum : of[k].squares;
-    barrier();
-    reduce_columns<width>(walk, scratch, values, sum_of, [&](int i, double value) {
-      if (first + i >= walk.channels) return;
-      partials.values.store((moment * walk.channels + first + i) * partials.parts + block_x(),
-                            value);
-    });
-  }
+  double sum[width], squares[width];
+  for (int k = 0; k < width; ++k) sum[k] = of[k].sum, squares[k] = of[k].squares;
+  store_moments<width>(walk, sum, squares, partials);
 }
 
 template <FloatType type>
@@ -191,51 +154,6 @@ void launch_combine(const Due& due, const double* partials, int64_t entries, int
          Global<const double>(partials, entries * parts), entries, parts, sums, floats);
 }
 
-// The largest float that is not above a standard deviation: |v| > deviation is |v| > that.
-DAQ_DEVICE float deviation_below(double sum, double squares, double count) {
-  const double mean = sum / count;
-  const double variance = squares / count - mean * mean;
-  const double deviation = sqrt(variance > 0 ? variance : 0.0);
-  const float near = static_cast<float>(deviation);
-  return static_cast<double>(near) > deviation ? float_of_bits(bits_of(near) - 1) : near;
-}
-
-// The limits above which values count as tails.
-struct Limits {
-  Global<const double> moments;  // (2, channels)
-  int64_t channels;
-  double of_channel;  // values a channel
-
-  DAQ_DEVICE float own(int64_t c) const {
-    return deviation_below(moments.load(c), moments.load(channels + c), of_channel);
-  }
-  // Of the whole tensor; all threads of a block take part, and all get it.
-  DAQ_DEVICE float all() const {
-    const Shared<double> of_warp(0, 2 * kWarps);
-    double total[2];
-    for (int moment = 0; moment < 2; ++moment) {
-      double sum = 0;
-      for (int64_t c = thread_index(); c < channels; c += kThreads) {
-        sum += moments.load(moment * channels + c);
-      }
-      sum = reduce_warp(sum, sum_of);
-      if (lane_index() == 0) of_warp.store(moment * kWarps + warp_index(), sum);
-    }
-    barrier();
-    for (int moment = 0; moment < 2; ++moment) {
-      total[moment] = 0;
-      for (int w = 0; w < kWarps; ++w) total[moment] += of_warp.load(moment * kWarps + w);
-    }
-    barrier();
-    return deviation_below(total[0], total[1], of_channel * static_cast<double>(channels));
-  }
-};
-
-DAQ_DEVICE void add_for_tensor(uint32_t above, const Global<Counter>& counts, int64_t channels) {
-  above = reduce_warp(above, count_of);
-  if (lane_index() == 0 && above > 0) atomic_add(counts, channels, Counter{above});
-}
-
 template <FloatType type, int width>
 DAQ_KERNEL(kThreads, 4)
 void tails_columns(FloatSource<type> g, ColumnWalk walk, Due due, Limits limits,
@@ -258,13 +176,7 @@ void tails_columns(FloatSource<type> g, ColumnWalk walk, Due due, Limits limits,
       }
     });
   }
-  add_for_tensor(above_all, counts, walk.channels);
-  const int64_t first = block_y() * walk.across * width;
-  reduce_columns<width>(walk, Shared<uint32_t>(2 * kWarps * sizeof(double), kThreads * width),
-                        above, count_of, [&](int i, uint32_t value) {
-                          if (first + i >= walk.channels || value == 0) return;
-                          atomic_add(counts, first + i, Counter{value});
-                        });
+  add_tails<width>(walk, above, above_all, counts);
 }
 
 template <FloatType type>
@@ -358,7 +270,6 @@ struct Sweep {
   double* moments_at(void* at) const {
     return reinterpret_cast<double*>(static_cast<uint8_t*>(at) + zeroed_bytes());
   }
-  Global<double> moments(void* at) const { return {moments_at(at), 2 * g.c}; }
   Partials partials(void* at) const {
     return {Global<double>(partials_at(at), 2 * g.c * parts), g.c, parts};
   }
@@ -385,12 +296,12 @@ struct Sweep {
   }
 
   void combine(const Due& due, void* at, Stream stream) const {
-    launch_combine(due, partials_at(at), 2 * g.c, parts, moments(at), {}, stream);
+    combine_moments(due, partials_at(at), g.c, parts, moments_at(at), stream);
   }
 
   void count_tails(const Due& due, void* at, Stream stream) const {
     const Limits limits{Global<const double>(moments_at(at), 2 * g.c), g.c, of_channel()};
-    const int64_t shared = 2 * kWarps * sizeof(double) + scratch_bytes();
+    const int64_t shared = kLimitsBytes + scratch_bytes();
     with_float_type(g.values.type, [&](auto type) {
       const auto source = source_of<type()>(g.values);
       if (g.last) {
@@ -430,13 +341,26 @@ void update_thresholds(const FloatImage& g, const ThresholdRules& rules, int64_t
          Global<float>(used, g.c + 1));
 }
 
-void move_thresholds(const float* maximum, int64_t c, const ThresholdRules& rules,
-                     const ThresholdState& state, float* used, Stream stream) {
+void combine_moments(const Due& due, const double* partials, int64_t channels, int64_t parts,
+                     double* moments, Stream stream) {
+  launch_combine(due, partials, 2 * channels, parts, Global<double>(moments, 2 * channels), {},
+                 stream);
+}
+
+void move_thresholds_by(const Due& due, const float* maxima, const Counter* counts, int64_t c,
+                        double of_channel, const ThresholdRules& rules,
+                        const ThresholdState& state, float* used, Stream stream) {
   launch(move_kernel, Grid{}, kThreads, kWarps * sizeof(uint32_t), stream,
-         Global<const uint32_t>(reinterpret_cast<const uint32_t*>(maximum), c + 1), c, true, rules,
-         Due{}, Global<const Counter>(), 0.0, Global<float>(state.threshold, c + 1),
+         Global<const uint32_t>(reinterpret_cast<const uint32_t*>(maxima), c + 1), c, true, rules,
+         due, counts == nullptr ? Global<const Counter>() : Global<const Counter>(counts, c + 1),
+         of_channel, Global<float>(state.threshold, c + 1),
          Global<float>(state.tail_probability, c + 1), Global<int64_t>(state.iteration, 1),
          Global<float>(used, c + 1));
+}
+
+void move_thresholds(const float* maximum, int64_t c, const ThresholdRules& rules,
+                     const ThresholdState& state, float* used, Stream stream) {
+  move_thresholds_by(Due{}, maximum, nullptr, c, 0.0, rules, state, used, stream);
 }
 
 int64_t channel_sums_workspace(const FloatImage& g) { return Sweep(g).bytes(true); }

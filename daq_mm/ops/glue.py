@@ -4,8 +4,9 @@
 A *unit* is convolution -> [batch norm] -> [residual add] -> [activation]. Forward:
 `conv_forward_stats`, `batch_norm_statistics`, `norm_act_forward`. Backward: `norm_act_reduce`
 gives the sums of which the caller makes batch norm's three coefficients a channel, then
-`norm_backward_maxima`, `thresholds_from_maxima` and `norm_backward_quantize` (or
-`norm_backward_apply` where a float gradient is wanted). `grad_input_reduce` is grad-input of the
+`norm_backward_thresholds` (where the discriminator is known not to be due: `norm_backward_maxima`
+and `thresholds_from_maxima`) and `norm_backward_quantize`; or `norm_backward_apply` where a float
+gradient is wanted. `grad_input_reduce` is grad-input of the
 next unit's convolution with `norm_act_reduce` of this unit in its epilogue.
 
 Float tensors have the float dtype D of the activations: float32, bfloat16 or float16. All
@@ -123,6 +124,12 @@ def _fake_grad_input_reduce(
     return gz, q_g.new_empty((2, x_size[1]), dtype=torch.float64)
 
 
+def _norm_backward_thresholds(g, mask, y, grid, coefficients, *state_and_rules) -> Tensor:
+    """By the two ops that it joins, for backends without a kernel of its own."""
+    dy = torch.ops.daq_mm.norm_backward_apply(g, mask, y, grid, coefficients)
+    return torch.ops.daq_mm.update_thresholds(dy, *state_and_rules)
+
+
 define(
     f"conv_forward_stats(Tensor q_x, Tensor x_qparams, Tensor w, Tensor? bias, {_GEOMETRY}, "
     "ScalarType out_dtype, bool stats) -> (Tensor, Tensor)",
@@ -175,6 +182,13 @@ define(
     f"norm_backward_quantize({_BACKWARD}, Tensor threshold, Tensor? seed) -> Tensor",
     reference_glue.norm_backward_quantize,
     lambda g, *_: _like(g, torch.int8),
+)
+define(
+    f"norm_backward_thresholds({_BACKWARD}, Tensor(a!) threshold, Tensor(b!) tail_probability, "
+    "Tensor(c!) iteration, bool mcs, float decay, float gain, bool cap, float gaussian_above, "
+    "int interval) -> Tensor",
+    _norm_backward_thresholds,
+    lambda g, mask, y, grid, coefficients, threshold, *_: torch.empty_like(threshold),
 )
 define(
     "norm_backward_coefficients(Tensor sums, float count, Tensor? weight, Tensor mean, "
@@ -470,6 +484,41 @@ def norm_backward_maxima(
         float32 (C + 1,): of each channel and then of all; NaN where there is one.
     """
     return torch.ops.daq_mm.norm_backward_maxima(g, mask, y, grid, coefficients)
+
+
+def norm_backward_thresholds(
+    g: Tensor,
+    mask: Tensor | None,
+    y: Tensor | None,
+    grid: Tensor | None,
+    coefficients: Tensor,
+    *,
+    threshold: Tensor,
+    tail_probability: Tensor,
+    iteration: Tensor,
+    mcs: bool,
+    decay: float,
+    gain: float,
+    cap: bool,
+    gaussian_above: float,
+    interval: int,
+) -> Tensor:
+    """`update_thresholds` of what `norm_backward_apply` returns for the same arguments.
+
+    CUDA's kernels never write that, and ask the layer's counter on the device whether the
+    discriminator is due. Any other backend runs the two ops.
+
+    Args:
+        threshold, tail_probability, iteration: the state, updated in place; and mcs, decay, gain,
+            cap, gaussian_above, interval: as for `update_thresholds`.
+
+    Returns:
+        float32 (C + 1,), the thresholds to quantize with.
+    """
+    return torch.ops.daq_mm.norm_backward_thresholds(
+        *(g, mask, y, grid, coefficients, threshold, tail_probability, iteration),
+        *(mcs, decay, gain, cap, gaussian_above, interval),
+    )
 
 
 def norm_backward_quantize(

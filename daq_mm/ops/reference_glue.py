@@ -245,6 +245,19 @@ def norm_backward_quantize(
     return reference.quantize_g(dy, threshold, seed)
 
 
+def norm_backward_thresholds(
+    g: Tensor,
+    mask: Tensor | None,
+    y: Tensor | None,
+    grid: Tensor | None,
+    coefficients: Tensor,
+    *state_and_rules: Tensor | bool | float | int,
+) -> Tensor:
+    """See `daq_mm.ops.glue.norm_backward_thresholds`."""
+    dy = norm_backward_apply(g, mask, y, grid, coefficients)
+    return reference.update_thresholds(dy, *state_and_rules)
+
+
 def thresholds_from_maxima(
     maximum: Tensor,
     threshold: Tensor,

@@ -36,6 +36,11 @@ def _convert_unfused(module: nn.Module, config: DAQConfig) -> object:
     return convert_model(module, replace(config, fuse=False))
 
 
+def _convert_but_depthwise(module: nn.Module, config: DAQConfig) -> object:
+    """The data flow with depthwise convolutions left in floating point."""
+    return convert_model(module, replace(config, convert_depthwise=False))
+
+
 _BF16 = torch.bfloat16
 
 MODES: dict[str, Mode] = {
@@ -70,6 +75,12 @@ MODES: dict[str, Mode] = {
             "INT8 data flow: convolutions and glue fused, bfloat16 autocast, eager",
             _BF16,
             convert=convert_model,
+        ),
+        Mode(
+            "int8-fused-but-depthwise",
+            "INT8 data flow, depthwise convolutions in bfloat16, bfloat16 autocast, eager",
+            _BF16,
+            convert=_convert_but_depthwise,
         ),
         Mode(
             "int8-fused-fp32",

@@ -20,18 +20,15 @@ OP_TESTS = tuple(sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("tests/test_
 #: Of each of these files what memcheck runs: every kernel, at few sizes.
 CHECKED = (
     "fixed or test_modes or special or steps_equal or equals_reference or test_geometries "
-    "or opcheck or tiles_and_splits or whole_gradient"
+    "or opcheck or tiles_and_splits or whole_gradient or thresholds_of_a_dy"
 )
 #: What racecheck and synccheck run, which are slower: every kernel that uses shared memory. The
-#: library's own file calls the same kernels through another door, and the dropped mean's sums are
-#: PyTorch's on a GPU, so both are left out.
+#: library's own file calls the same kernels through another door, so it is left out.
 RACED = (
     "3x3 and (geometries or equals_reference) or test_modes or test_reduce or test_stats_of "
-    "or test_quantize_w or steps_equal or splits_beyond"
+    "or test_quantize_w or steps_equal or splits_beyond or thresholds_of_a_dy or sums_of_fixed"
 )
-RACED_TESTS = tuple(
-    name for name in OP_TESTS if not name.endswith(("_library.py", "_dropped_mean.py"))
-)
+RACED_TESTS = tuple(name for name in OP_TESTS if not name.endswith("_library.py"))
 
 
 @dataclass(frozen=True)
