@@ -40,7 +40,8 @@ const char* refusal(const WalkMapping& m) {
     if (m.lower[a] < -most || m.lower[a] >= most || m.upper[a] < -most || m.upper[a] >= most) {
       return "corners that do not fit";
     }
-    if (m.most_offset[a] < 0 || m.most_offset[a] >= 2 * most) return "offsets that do not fit";
+    // The largest that their bits hold is left out, as CUTLASS leaves it out.
+    if (m.most_offset[a] < 0 || m.most_offset[a] >= 2 * most - 1) return "offsets that do not fit";
     if (m.step[a] < 1 || m.step[a] > 8) return "a step outside of 1..8";
     if (m.size[a] + m.upper[a] <= m.lower[a]) return "an empty walk";
     stride *= m.size[a];
