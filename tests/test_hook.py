@@ -4,15 +4,13 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
-import mmengine
 import pytest
 import torch
-from mmengine.utils import digit_version
 from torch import nn
 
 from daq_mm import DAQConv2d, DAQHook, autotune, ops
 from daq_mm.quantizers import quantizers_of
-from toy_runner import ToyModel, toy_runner
+from toy_runner import ToyModel, needs_resume, toy_runner
 
 REFERENCE = not ops.kernels_built("cpu")[0]
 HOOK = dict(interval=4, allow_reference=REFERENCE)
@@ -175,10 +173,7 @@ def test_checkpoint_holds_thresholds_and_test_loads_it(tmp_path):
     assert not missing
 
 
-@pytest.mark.skipif(
-    digit_version(mmengine.__version__) <= digit_version("0.10.7"),
-    reason="upstream mmengine up to 0.10.7 cannot resume its own checkpoints on torch >= 2.6",
-)
+@needs_resume
 @pytest.mark.parametrize("recipe", ["paper", "daq", "ui8"])
 def test_resumed_run_ends_like_an_uninterrupted_one(tmp_path, recipe):
     hook = dict(config=dict(recipe=recipe, rounding="stochastic"), **HOOK)

@@ -11,7 +11,7 @@ from mmengine.evaluator import BaseMetric, Evaluator  # noqa: E402
 
 from common.record import RecordHook  # noqa: E402
 from common.schema import read_record  # noqa: E402
-from toy_runner import ToyData, toy_runner  # noqa: E402
+from toy_runner import ToyData, needs_resume, toy_runner  # noqa: E402
 
 IDENTITY = dict(task="classification", network="toy", dataset="toy", recipe="fp32", seed=0)
 IDENTITY["metric"] = "accuracy/top1"
@@ -60,6 +60,7 @@ def comparable(record):
     return {name: record[name] for name in ("curve", "value", "final_metrics", "finished")}
 
 
+@needs_resume
 @pytest.mark.parametrize("epoch", [2, 3])
 def test_a_validation_that_was_cut_off_is_made_up_for(tmp_path, epoch):
     for name in ("whole", "cut"):
@@ -76,6 +77,7 @@ def test_a_validation_that_was_cut_off_is_made_up_for(tmp_path, epoch):
     assert resumed["iteration_seconds"] > 0
 
 
+@needs_resume
 def test_a_validation_that_was_recorded_is_not_repeated(tmp_path):
     train(tmp_path, Accuracy(), epochs=2)
     metric = Accuracy()
