@@ -115,34 +115,24 @@ def load():
     return torch.ops.daq_mm_emulated
 
 
+def ops_with_kernels(library: str) -> set[str]:
+    """The ops of `daq_mm` or `daq_mm_emulated` that have a kernel for CPU tensors."""
+    registered = torch._C._dispatch_get_registrations_for_dispatch_key("CPU")
+    prefix = f"{library}::"
+    return {name.removeprefix(prefix) for name in registered if name.startswith(prefix)}
+
+
 @contextlib.contextmanager
 def as_cpu_kernels():
-    """While it is open, the ops of `daq_mm` run the emulated CUDA kernels on CPU tensors.
-
-    Ops that have no CUDA kernel run the reference, as they do on a GPU.
-    """
+    """While it is open, the ops of `daq_mm` run the emulated CUDA kernels on CPU tensors."""
     own = load()
     replacement = torch.library.Library("daq_mm", "IMPL")
-    registered = torch._C._dispatch_get_registrations_for_dispatch_key("CPU")
-    emulated, compiled = (
-        {name.removeprefix(space) for name in registered if name.startswith(space)}
-        for space in ("daq_mm_emulated::", "daq_mm::")
-    )
     try:
-        for op in emulated:
+        for op in ops_with_kernels("daq_mm_emulated"):
             replacement.impl(op, getattr(own, op).default, "CPU", allow_override=True)
-        for op in compiled - emulated:
-            replacement.impl(op, _reference(op), "CPU", allow_override=True)
         yield
     finally:
         replacement._destroy()
-
-
-def _reference(op: str):
-    """What the dispatcher runs where a device has no kernel of an op."""
-    overload = getattr(torch.ops.daq_mm, op).default
-    key = torch._C.DispatchKey.CompositeExplicitAutograd
-    return functools.partial(overload._op_dk, key)
 
 
 def launches_of(run):

@@ -16,6 +16,12 @@ from daq_mm import DAQConv2d
 pytestmark = pytest.mark.skipif(bool(emulated.unavailable()), reason=emulated.unavailable())
 
 
+def test_every_op_of_the_cpu_has_a_cuda_kernel():
+    emulated.load()
+    of_cpu = emulated.ops_with_kernels("daq_mm")
+    assert of_cpu and of_cpu <= emulated.ops_with_kernels("daq_mm_emulated")
+
+
 @pytest.fixture
 def kernels():
     with emulated.as_cpu_kernels():
