@@ -47,7 +47,7 @@ $(VENV)/.packages: requirements.txt
 	$(PIP) -c requirements.txt numpy psutil ninja torch
 	MMCV_WITH_OPS=1 $(PIP) -c requirements.txt --no-build-isolation $(MMCV)
 	$(PIP) -r requirements.txt $(MM)
-	$(PIP) --no-deps mmaction2==1.2.0
+	$(PIP) --no-deps mmaction2==1.2.0 nvidia-cutlass==4.2.0.0
 	touch $@
 
 $(VENV)/.built: $(VENV)/.packages $(SOURCES)
