@@ -12,6 +12,8 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check
 STACK ?= onedl
 ifeq ($(STACK),upstream)
 MMCV := mmcv==2.1.0
+# Its mmengine resumes checkpoints, which torch >= 2.6 refuses to load otherwise.
+export TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD := 1
 MM := mmengine==0.10.7 mmdet==3.3.0
 else
 MMCV := onedl-mmcv==2.3.6
