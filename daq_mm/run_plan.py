@@ -66,12 +66,12 @@ def _plan_holds(module: nn.Module, plan: Plan, args: tuple) -> bool:
         return False
     if torch.nn.modules.module._has_any_global_hook():
         return False
-    if any(_has_hooks(module.get_submodule(path)) for path in plan.covered):
+    if any(_has_hooks(_submodule(module, path)) for path in plan.covered):
         return False
     inputs = dict(zip(plan.inputs, args))
     for unit in plan.units:
         if unit.conv is not None:
-            conv = module.get_submodule(unit.conv)
+            conv = _submodule(module, unit.conv)
             if type(conv) not in (DAQConv2d, DAQConv3d) or conv.in_warmup():
                 return False
             # What an addition of two dtypes gives depends on whether it works in place, which
@@ -79,9 +79,20 @@ def _plan_holds(module: nn.Module, plan: Plan, args: tuple) -> bool:
             added = inputs.get(unit.residual)
             if added is not None and added.dtype != conv.out_dtype(added):
                 return False
-        if unit.norm is not None and not is_batch_norm(module.get_submodule(unit.norm)):
+        if unit.norm is not None and not is_batch_norm(_submodule(module, unit.norm)):
             return False
     return True
+
+
+def _submodule(module: nn.Module, path: str) -> nn.Module:
+    """`get_submodule`, which takes several times as long, once for each layer and call."""
+    found = module
+    try:
+        for name in path.split(".") if path else ():
+            found = found._modules[name]
+    except (KeyError, AttributeError):
+        return module.get_submodule(path)
+    return found
 
 
 def _has_hooks(module: nn.Module) -> bool:
@@ -112,7 +123,7 @@ def _run(module: nn.Module, plan: Plan, contiguous: bool, *args: Tensor) -> Any:
 
 def _call_module(module: nn.Module, step: CallStep, values: dict[str, Any]) -> Any:
     """Call a module of a network built contiguous, with tensors laid out as it takes them."""
-    child = module.get_submodule(step.target)
+    child = _submodule(module, step.target)
     if _has_hooks(child):
         return _call(module, step, values, contiguous=True)
     if type(child) in _ANY_LAYOUT:
@@ -127,7 +138,7 @@ def _call_module(module: nn.Module, step: CallStep, values: dict[str, Any]) -> A
 def _run_unit(module: nn.Module, unit: UnitStep, values: dict[str, Any]) -> Tensor:
     x = values[unit.x]
     residual = None if unit.residual is None else values[unit.residual]
-    conv = None if unit.conv is None else module.get_submodule(unit.conv)
+    conv = None if unit.conv is None else _submodule(module, unit.conv)
     if not _serves(conv, x, residual):
         for member in unit.members:
             values[member.out] = _call(module, member, values)
@@ -137,7 +148,7 @@ def _run_unit(module: nn.Module, unit: UnitStep, values: dict[str, Any]) -> Tens
     return fused_unit(
         x,
         conv,
-        None if unit.norm is None else module.get_submodule(unit.norm),
+        None if unit.norm is None else _submodule(module, unit.norm),
         unit.act,
         residual,
         want_out=unit.want_out,
@@ -163,11 +174,11 @@ def _call(
 ) -> Any:
     if step.kind == "attribute":
         owner, _, name = step.target.rpartition(".")
-        return getattr(module.get_submodule(owner), name)
+        return getattr(_submodule(module, owner), name)
     args = _resolve(step.args, values, contiguous)
     kwargs = _resolve(step.kwargs, values, contiguous)
     if step.kind == "module":
-        child = module.get_submodule(step.target)
+        child = _submodule(module, step.target)
         if pools_compactly(child, args, kwargs):
             return compact_max_pool(child, args[0])
         return child(*args, **kwargs)
