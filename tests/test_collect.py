@@ -67,6 +67,8 @@ def test_means_spreads_and_ratios(folder):
         ([2.0, 2.1, 1.9], "better"),
         ([-2.0, 2.0, 0.5], "not shown"),
         ([0.0], "not shown"),
+        ([0.1, 0.1], "not shown"),
+        ([-5.0, -5.0], "not shown"),
         ([0.45, 0.55, 0.5], "better"),
     ],
 )

@@ -14,6 +14,9 @@ MARGIN = 0.5
 
 CONFIDENCE = 0.95
 
+#: Two pairs can agree by chance to any digit, and an interval of theirs means no more than that.
+LEAST_PAIRS = 3
+
 VERDICTS = ("equivalent", "better", "worse", "not shown")
 
 
@@ -41,7 +44,7 @@ def compare(differences: Sequence[float], margin: float = MARGIN) -> Difference 
     'equivalent': two one-sided t-tests at 5% each refuse that the mean lies below -margin and
     that it lies above +margin, which is to say that its 90% interval lies within the margin.
     Otherwise 'worse' or 'better' if the 95% interval lies on one side of zero, and 'not shown'
-    if it does not: too few runs, or too much spread.
+    if it does not: too much spread, or fewer than `LEAST_PAIRS` runs.
     """
     n = len(differences)
     if n == 0:
@@ -54,7 +57,9 @@ def compare(differences: Sequence[float], margin: float = MARGIN) -> Difference 
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * error
     one_sided = float(stats.t.ppf(CONFIDENCE, n - 1)) * error
     low, high = mean - half, mean + half
-    if -margin < mean - one_sided and mean + one_sided < margin:
+    if n < LEAST_PAIRS:
+        verdict = "not shown"
+    elif -margin < mean - one_sided and mean + one_sided < margin:
         verdict = "equivalent"
     elif high < 0:
         verdict = "worse"
