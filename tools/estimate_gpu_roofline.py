@@ -3,14 +3,14 @@
     python tools/estimate_gpu_roofline.py --model resnet50 --batch 256 --out results/cuda
 
 Nothing is measured. For each convolution with a batch norm and a ReLU (which those of shortcuts do
-not have in fact), every launch's bytes and
-multiply-adds are counted as `csrc/cuda` and PyTorch's eager kernels read and write them; a launch
-takes the longer of its bytes at the bandwidth and its arithmetic at the peak. Left out: launch
-gaps (with them the launches of a CUDA graph that find nothing to do), residual adds, pooling, the
-classifier, the optimizer, caches, packing of weights, and how far from peak a kernel stays: the
-INT8 rate is that of warpgroup products, which grad-weight, by its traffic through shared memory,
-reaches to 57 or 73 % (csrc/cuda/README.md). So the times are lower bounds, and ratios say what a
-data flow could win. Of memory, what the layers keep for their backward passes is counted.
+not have in fact), every launch's bytes and multiply-adds are counted as `csrc/cuda` and PyTorch's
+eager kernels read and write them; a launch takes the longer of its bytes at the bandwidth and its
+arithmetic at the peak. Left out: launch gaps (with them the launches of a CUDA graph that find
+nothing to do), residual adds, pooling, the classifier, the optimizer, caches, packing of weights,
+and how far from peak a kernel stays: the INT8 rate is that of warpgroup products, which
+grad-weight, by its traffic through shared memory, reaches to 57 or 73 % (csrc/cuda/README.md). So
+the times are lower bounds, and ratios say what a data flow could win. Of memory, what the layers
+keep for their backward passes is counted.
 
 Writes estimate_<model>_<device>.json and .md.
 """

@@ -25,8 +25,6 @@ DAQ_DEVICE void add_bytes(const Global<const T>& q, int64_t i, int32_t (&sums)[w
   }
 }
 
-DAQ_DEVICE int32_t int_sum(int32_t a, int32_t b) { return a + b; }
-
 // Whether columns of kVector bytes can be read from rows of so many.
 inline bool byte_vectors(const void* data, int64_t row_bytes) {
   return reinterpret_cast<uintptr_t>(data) % kVector == 0 && row_bytes % kVector == 0;

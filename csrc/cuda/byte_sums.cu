@@ -21,7 +21,7 @@ void byte_sums_kernel(Global<const T> q, ColumnWalk walk, Global<int32_t> sums) 
     });
   }
   const int64_t first = block_y() * walk.across * width;
-  reduce_columns<width>(walk, Shared<int32_t>(0, kThreads * width), total, int_sum,
+  reduce_columns<width>(walk, Shared<int32_t>(0, kThreads * width), total, sum_of<int32_t>,
                         [&](int i, int32_t value) {
                           if (first + i < walk.channels) atomic_add(sums, first + i, value);
                         });

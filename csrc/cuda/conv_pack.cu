@@ -55,7 +55,7 @@ void pack_kernel(Global<const int8_t> q_w, Global<const float> qparams, ConvSize
       sum += value;
     }
     if (sums.is_null()) continue;
-    sum = reduce_warp(sum, [](int32_t a, int32_t b) { return a + b; });
+    sum = reduce_warp(sum, sum_of<int32_t>);
     if (lane_index() == 0) sums.store(row, sum);
   }
 }

@@ -50,7 +50,7 @@ void pack_by_tap_kernel(Global<const int8_t> q_w, ConvSizes sizes, bool backward
         sum += value;
       }
       if (backward) continue;
-      sum = reduce_warp(sum, [](int32_t a, int32_t b) { return a + b; });
+      sum = reduce_warp(sum, sum_of<int32_t>);
       total += sum;
       if (lane_index() == 0 && !tap_sums.is_null()) tap_sums.store(t * sizes.co + row, sum);
     }

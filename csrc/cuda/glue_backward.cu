@@ -64,7 +64,7 @@ void reduce_kernel(MaskedGradient<type> gradient, YHat<type> y, Global<const flo
       values[k] = which == 0 ? sum[k].total : product[k].total;
     }
     barrier();
-    reduce_columns<kVector>(walk, scratch, values, double_sum, [&](int i, double value) {
+    reduce_columns<kVector>(walk, scratch, values, sum_of<double>, [&](int i, double value) {
       if (first + i >= walk.channels) return;
       partials.store((which * walk.channels + first + i) * walk.parts + block_x(), value);
     });

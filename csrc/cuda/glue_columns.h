@@ -97,6 +97,4 @@ struct ChunkedSum {
   }
 };
 
-DAQ_DEVICE double double_sum(double a, double b) { return a + b; }
-
 }  // namespace daq_mm::cuda

@@ -15,9 +15,6 @@ namespace daq_mm::cuda {
 constexpr int kSweepWarps = Columns::kThreads / kWarp;
 constexpr int64_t kMostMomentParts = 256;  // bounds the memory of moments
 
-DAQ_DEVICE double sum_of(double a, double b) { return a + b; }
-DAQ_DEVICE uint32_t count_of(uint32_t a, uint32_t b) { return a + b; }
-
 enum class Measure { kNever, kAlways, kAtInterval };
 
 // Whether moments and tails are due.
@@ -53,7 +50,7 @@ DAQ_DEVICE void store_moments(const ColumnWalk& walk, const double (&sum)[width]
 #pragma unroll
   for (int moment = 0; moment < 2; ++moment) {
     barrier();
-    reduce_columns<width>(walk, scratch, moment == 0 ? sum : squares, sum_of,
+    reduce_columns<width>(walk, scratch, moment == 0 ? sum : squares, sum_of<double>,
                           [&](int i, double value) {
                             if (first + i >= walk.channels) return;
                             partials.values.store((moment * walk.channels + first + i) *
@@ -91,7 +88,7 @@ struct Limits {
       for (int64_t c = thread_index(); c < channels; c += Columns::kThreads) {
         sum += moments.load(moment * channels + c);
       }
-      sum = reduce_warp(sum, sum_of);
+      sum = reduce_warp(sum, sum_of<double>);
       if (lane_index() == 0) of_warp.store(moment * kSweepWarps + warp_index(), sum);
     }
     barrier();
@@ -105,7 +102,7 @@ struct Limits {
 };
 
 DAQ_DEVICE void add_for_tensor(uint32_t above, const Global<Counter>& counts, int64_t channels) {
-  above = reduce_warp(above, count_of);
+  above = reduce_warp(above, sum_of<uint32_t>);
   if (lane_index() == 0 && above > 0) atomic_add(counts, channels, Counter{above});
 }
 
@@ -116,7 +113,7 @@ DAQ_DEVICE void add_tails(const ColumnWalk& walk, const uint32_t (&above)[width]
   add_for_tensor(above_all, counts, walk.channels);
   const int64_t first = block_y() * walk.across * width;
   reduce_columns<width>(
-      walk, Shared<uint32_t>(kLimitsBytes, Columns::kThreads * width), above, count_of,
+      walk, Shared<uint32_t>(kLimitsBytes, Columns::kThreads * width), above, sum_of<uint32_t>,
       [&](int i, uint32_t value) {
         if (first + i >= walk.channels || value == 0) return;
         atomic_add(counts, first + i, Counter{value});

@@ -128,7 +128,8 @@ void sweep_rows(FloatSource<type> g, Pieces pieces, Due due, Partials partials,
   const uint32_t most = reduce_warp(of.most, larger);
   if (lane_index() == 0) atomic_max(maxima, pieces.channel(), most);
   if (!measure) return;
-  const double sum = reduce_warp(of.sum, sum_of), squares = reduce_warp(of.squares, sum_of);
+  const double sum = reduce_warp(of.sum, sum_of<double>);
+  const double squares = reduce_warp(of.squares, sum_of<double>);
   if (lane_index() == 0) partials.store(pieces.channel(), pieces.part(), sum, squares);
 }
 
@@ -142,7 +143,7 @@ void combine_kernel(Due due, Global<const double> partials, int64_t entries, int
   for (int64_t part = lane_index(); part < parts; part += kWarp) {
     total += partials.load(i * parts + part);
   }
-  total = reduce_warp(total, sum_of);
+  total = reduce_warp(total, sum_of<double>);
   if (lane_index() != 0) return;
   if (!sums.is_null()) sums.store(i, total);
   if (!floats.is_null()) floats.store(i, static_cast<float>(total));

@@ -90,7 +90,7 @@ void lines_kernel(ConvSizes s, Global<const uint8_t> q_x, ColumnWalk walk, int64
       }
     }
   }
-  reduce_columns<width>(walk, Shared<int32_t>(0, kThreads * width), total, int_sum,
+  reduce_columns<width>(walk, Shared<int32_t>(0, kThreads * width), total, sum_of<int32_t>,
                         [&](int i, int32_t value) {
                           if (across + i >= line || value == 0) return;
                           atomic_add(codes, tap * line + across + i,

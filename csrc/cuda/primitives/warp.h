@@ -3,6 +3,12 @@
 
 namespace daq_mm::cuda {
 
+// For reductions: sum_of<double> and so on.
+template <typename T>
+DAQ_DEVICE T sum_of(T a, T b) {
+  return a + b;
+}
+
 // combine(a, b) over the 32 lanes, in the same order on every lane; all lanes get the result.
 template <typename T, typename F>
 DAQ_DEVICE T reduce_warp(T value, F combine) {
