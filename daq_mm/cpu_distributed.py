@@ -8,6 +8,7 @@ naming the wrapper in the config gets round both; with GPUs nothing changes.
 from __future__ import annotations
 
 import datetime
+import gc
 import os
 from collections.abc import MutableMapping
 from typing import Any
@@ -44,3 +45,19 @@ def prepare(settings: MutableMapping[str, Any]) -> bool:
             "find_unused_parameters": settings.get("find_unused_parameters", False),
         }
     return True
+
+
+def leave() -> None:
+    """Leave the gloo group that `prepare` joined; the last thing a run that succeeded does.
+
+    Without it a thread of gloo that still holds a tensor while Python ends aborts the process, a
+    finished run included ("terminate called without an active exception"). The threads end with
+    the last reference to the group, and the model's wrapper holds one: the caller drops its
+    runner and model before. Does nothing without a gloo group. Not for a run that fails: waiting
+    for work that a lost rank never does would hide the failure until the timeout.
+    """
+    if torch.distributed.is_initialized() and torch.distributed.get_backend() == "gloo":
+        # A runner and its loops refer to each other. Their reference must not be the last one:
+        # it would end the group with the interpreter's lock held, which gloo's thread may want.
+        gc.collect()
+        torch.distributed.destroy_process_group()

@@ -33,12 +33,17 @@ class Recorder(Hook):
             os._exit(13)
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        self.losses.append(float(outputs["loss"]))
+        self.losses.append(outputs["loss"].item())
         if runner.distributed:
             state = torch.cat([q.threshold for q in quantizers_of(runner.model).values()])
             both = [torch.empty_like(state) for _ in range(runner.world_size)]
             torch.distributed.all_gather(both, state)
             self.disagreements += not torch.equal(both[0], both[1])
+
+
+def thread_names():
+    """What the system calls this process's threads; Python knows only its own."""
+    return [file.read_text().strip() for file in Path("/proc/self/task").glob("*/comm")]
 
 
 def main():
@@ -64,14 +69,16 @@ def main():
     )
     runner.train()
     model = runner.model.module if distributed else runner.model
-    torch.save(
-        {
-            "losses": recorder.losses,
-            "disagreements": recorder.disagreements,
-            "state": model.state_dict(),
-        },
-        arguments.out / f"rank{runner.rank}.pt",
-    )
+    ended = {
+        "losses": recorder.losses,
+        "disagreements": recorder.disagreements,
+        "state": model.state_dict(),
+        "threads": thread_names(),
+    }
+    out = arguments.out / f"rank{runner.rank}.pt"
+    del runner, model
+    cpu_distributed.leave()
+    torch.save({**ended, "threads_after_leave": thread_names()}, out)
 
 
 if __name__ == "__main__":

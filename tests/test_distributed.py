@@ -65,6 +65,13 @@ def test_loss_curve_is_that_of_the_joint_batch(runs):
     assert (joint - alone).abs().max() < 0.05 * alone.max()
 
 
+def test_no_thread_of_the_process_group_is_left(runs):
+    """A thread of gloo that drops a tensor while Python ends would abort a finished run."""
+    for rank in runs[1]:
+        assert any("gloo" in name for name in rank["threads"])
+        assert not any("gloo" in name for name in rank["threads_after_leave"])
+
+
 def test_a_dying_rank_ends_the_run(tmp_path):
     start = time.monotonic()
     done = launch(tmp_path / "dead", 2, "--dies-at", "3", timeout=180)

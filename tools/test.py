@@ -87,6 +87,8 @@ def main(arguments: list[str] | None = None) -> dict:
     if args.into and runner.rank == 0:
         samples = len(runner.test_loop.dataloader.dataset)
         add_test(args.into, metrics, cfg, samples, args.checkpoint)
+    del runner  # its model holds the process group
+    cpu_distributed.leave()
     return metrics
 
 

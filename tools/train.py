@@ -210,6 +210,8 @@ def main(arguments: list[str] | None = None) -> None:
     if identity is not None:
         runner.register_hook(RecordHook(args.record, {**identity, "allocator": words}))
     runner.train()
+    del runner  # its model holds the process group
+    cpu_distributed.leave()
 
 
 if __name__ == "__main__":
