@@ -65,7 +65,16 @@ void forward(const ForwardArguments& f, const ConvSizes& s, const ConvPlan& plan
       const auto tap_sums = w.at<int32_t>(plan.tap_sums_at, s.taps() * s.co);
       launch_rows_wgmma(a, false, plan, {q_w, packed, sums, tap_sums}, stream);
     } else {
-      pack_weights(q_w, qparams, s, false, a.packed_row, packed, sums, pads, stream);
+      PackArguments pack;
+      pack.q_w = q_w;
+      pack.sizes = s;
+      pack.tap_bytes = a.depth;
+      pack.row_bytes = a.packed_row;
+      pack.packed = packed;
+      pack.sums = sums;
+      pack.qparams = qparams;
+      pack.pads = pads;
+      pack_weights(pack, stream);
       rows::launch_rows<uint8_t>(a, plan.tile, stream);
     }
     if (in_epilogue) {

@@ -93,8 +93,15 @@ void products(const GradInputArguments& g, const ConvSizes& s, const ConvPlan& p
   if (is_wgmma(plan.tile)) {
     launch_rows_wgmma(a, true, plan, {q_w, packed, {}, {}}, stream);
   } else {
-    pack_weights(q_w, Global<const float>(), s, true, a.packed_row, packed, Global<int32_t>(), pads,
-                 stream);
+    PackArguments pack;
+    pack.q_w = q_w;
+    pack.sizes = s;
+    pack.backward = true;
+    pack.tap_bytes = a.depth;
+    pack.row_bytes = a.packed_row;
+    pack.packed = packed;
+    pack.pads = pads;
+    pack_weights(pack, stream);
     rows::launch_rows<int8_t>(a, plan.tile, stream);
   }
   if (plan.splits == 1) return;

@@ -9,55 +9,6 @@
 namespace daq_mm::cuda {
 namespace {
 
-constexpr int kPackThreads = 256;
-constexpr int kPackWarps = kPackThreads / kWarp;
-constexpr int64_t kMostBlocks = 65535;
-
-// packed[phase][group][lane][tap of the phase][padded depth] = q_w, zeros behind each tap; a warp a
-// row. Forward: sums of each row, and of each tap of it.
-DAQ_KERNEL(kPackThreads, 2)
-void pack_by_tap_kernel(Global<const int8_t> q_w, ConvSizes sizes, bool backward, int padded_depth,
-                        int64_t row_bytes, Global<uint8_t> packed, Global<int32_t> sums,
-                        Global<int32_t> tap_sums) {
-  const int64_t inputs = sizes.ci_per_group(), outputs = sizes.co_per_group();
-  const int depth = static_cast<int>(backward ? outputs : inputs);
-  const int64_t lanes = backward ? inputs : outputs;
-  const int64_t rows = phases(sizes, backward) * sizes.groups * lanes;
-  const int64_t taps = sizes.taps();
-  for (int64_t row = block_x() * kPackWarps + warp_index(); row < rows;
-       row += grid_x() * kPackWarps) {
-    const int64_t lane = row % lanes, group = row / lanes % sizes.groups;
-    const ConvMap map = conv_map(sizes, backward, row / lanes / sizes.groups);
-    int32_t total = 0;
-    for (int t = 0; t < map.taps(); ++t) {
-      int64_t tap = 0, scale = 1;
-      int rest = t;
-      for (int axis = 2; axis >= 0; --axis) {
-        const AxisMap& along = map.axis[axis];
-        tap += (along.first_tap + rest % along.taps * along.tap_step) * scale;
-        rest /= along.taps;
-        scale *= sizes.kernel[axis];
-      }
-      int32_t sum = 0;
-      for (int channel = lane_index(); channel < padded_depth; channel += kWarp) {
-        int8_t value = 0;
-        if (channel < depth) {
-          const int64_t output = group * outputs + (backward ? channel : lane);
-          const int64_t input = backward ? lane : channel;
-          value = q_w.load((output * inputs + input) * taps + tap);
-        }
-        packed.store(row * row_bytes + t * padded_depth + channel, static_cast<uint8_t>(value));
-        sum += value;
-      }
-      if (backward) continue;
-      sum = reduce_warp(sum, sum_of<int32_t>);
-      total += sum;
-      if (lane_index() == 0 && !tap_sums.is_null()) tap_sums.store(t * sizes.co + row, sum);
-    }
-    if (!backward && lane_index() == 0) sums.store(row, total);
-  }
-}
-
 template <typename source_t, int columns, int span>
 void launch_tile(const WgmmaArguments& a, Stream stream) {
   using tile_t = rows::WgmmaTile<columns, span>;
@@ -106,15 +57,22 @@ bool has_wgmma_code() {
 void launch_rows_wgmma(const RowsArguments& r, bool backward, const ConvPlan& plan,
                        const WgmmaOperands& operands, Stream stream) {
   const ConvSizes& s = r.sizes;
-  const int64_t blocks =
-      ceil_div(phases(s, backward) * (backward ? s.ci : s.co), int64_t{kPackWarps});
   WgmmaArguments a;
   a.rows = r;
   a.spans = ceil_div(r.depth, plan.span);
-  if (!backward && has_padding(s, backward)) a.tap_sums = read_only(operands.tap_sums);
-  launch(pack_by_tap_kernel, Grid{blocks < kMostBlocks ? blocks : kMostBlocks}, kPackThreads, 0,
-         stream, operands.q_w, s, backward, a.spans * plan.span, r.packed_row, operands.packed,
-         operands.sums, a.tap_sums.is_null() ? Global<int32_t>() : operands.tap_sums);
+  PackArguments pack;
+  pack.q_w = operands.q_w;
+  pack.sizes = s;
+  pack.backward = backward;
+  pack.tap_bytes = a.spans * plan.span;
+  pack.row_bytes = r.packed_row;
+  pack.packed = operands.packed;
+  pack.sums = operands.sums;
+  if (!backward && has_padding(s, backward)) {
+    pack.tap_sums = operands.tap_sums;
+    a.tap_sums = read_only(operands.tap_sums);
+  }
+  pack_weights(pack, stream);
 
   MatrixMapping weights;
   weights.data = r.packed.host_pointer();

@@ -11,6 +11,7 @@
 #pragma once
 
 #include "cuda/conv_epilogue.h"
+#include "cuda/conv_place.h"
 #include "cuda/conv_wgmma.h"
 #include "cuda/primitives/warpgroup.h"
 
@@ -89,17 +90,19 @@ DAQ_DEVICE void bring(const WgmmaArguments& a, const ConvMap& map, int64_t first
     position[axis] = first.at[axis] * map.axis[axis].multiplier + lowest_shift(map.axis[axis]);
   }
   const TensorMap& source = a.source[block_y()];
-  int tap = begin / a.spans, part = begin % a.spans;
+  const int depth = a.spans * tile_t::kSpan;  // of a tap, padded
+  auto place = Place::of(begin * tile_t::kSpan, depth, map);
   Turn<tile_t::kStages> turn;
   for (int step = begin; step < end; ++step, turn.advance()) {
     const Arrivals full = tile_t::full(turn.stage);
     tile_t::empty(turn.stage).wait(turn.parity ^ 1);
     full.arrive_and_expect(tile_t::kStageBytes);
-    const int across = map.axis[2].taps, down = map.axis[1].taps;
-    const int offset[3] = {tap_offset(map.axis[0], tap / across / down),
-                           tap_offset(map.axis[1], tap / across % down),
-                           tap_offset(map.axis[2], tap % across)};
-    const int channel = group * a.rows.depth + part * tile_t::kSpan;
+    int offset[3];
+#pragma unroll
+    for (int axis = 0; axis < 3; ++axis) {
+      offset[axis] = tap_offset(map.axis[axis], place.tap[axis]);
+    }
+    const int channel = group * a.rows.depth + place.channel;
     if (a.axes == 2) {
       copy_walk_async<2>(tile_t::source(turn.stage), source, channel, position, first.image, offset,
                          full);
@@ -108,10 +111,7 @@ DAQ_DEVICE void bring(const WgmmaArguments& a, const ConvMap& map, int64_t first
                          full);
     }
     copy_box_async(tile_t::weights(turn.stage), a.weights, step * tile_t::kSpan, packed_row, full);
-    if (++part == a.spans) {
-      part = 0;
-      ++tap;
-    }
+    place.advance(tile_t::kSpan, depth, map);
   }
 }
 
@@ -205,9 +205,14 @@ DAQ_DEVICE void run_wgmma_block(const WgmmaArguments& a) {
     }
     publish_arrivals();
   }
+  const bool brings = warp_index() == tile_t::kWarpsDown && lane_index() == 0;
+  if (brings && begin < end) {
+    prefetch_map(a.weights);
+    prefetch_map(a.source[block_y()]);
+  }
   barrier();
   if (warp_index() == tile_t::kWarpsDown) {
-    if (lane_index() == 0) {
+    if (brings) {
       const int64_t packed_row =
           (block_y() * a.rows.sizes.groups + group) * a.rows.lanes + first_lane;
       bring<tile_t>(a, map, first_row, group, static_cast<int>(packed_row), begin, end);

@@ -33,6 +33,8 @@ inline void publish_arrivals() {}
 
 // ---- copies by the copy engine ----
 
+inline void prefetch_map(const TensorMap&) {}
+
 inline void copy_box_async(const Shared<uint8_t>& to, const TensorMap& map, int column, int row,
                            const Arrivals& arrivals) {
   if (map.is_walk) Block::current().fail("copies a box of a walk");

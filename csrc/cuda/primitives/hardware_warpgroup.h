@@ -82,6 +82,13 @@ DAQ_DEVICE void publish_arrivals() {
 // ---- copies by the copy engine: by one thread; the bytes of the box, zeros outside of the tensor,
 // are told to `arrivals` when they are there. `to` is a multiple of eight of the box's rows. ----
 
+// Brings a map, a kernel's parameter, nearer before the first copy by it.
+DAQ_DEVICE void prefetch_map(const TensorMap& map) {
+#if DAQ_WARPGROUPS
+  asm volatile("prefetch.tensormap [%0];" ::"l"(reinterpret_cast<uint64_t>(&map)) : "memory");
+#endif
+}
+
 DAQ_DEVICE void copy_box_async(const Shared<uint8_t>& to, const TensorMap& map, int column, int row,
                                const Arrivals& arrivals) {
 #if DAQ_WARPGROUPS
