@@ -5,7 +5,7 @@ Importing it registers the INT8 layers and the hook with mmengine, where that is
 
 import importlib.util
 
-from . import autotune
+from . import autotune, wgmma_switch
 from .channels_last import to_channels_last
 from .config import DAQConfig
 from .conv import DAQConv1d, DAQConv2d, DAQConv3d
@@ -25,6 +25,7 @@ __all__ = [
 ]
 
 autotune.enable_from_environment()
+wgmma_switch.set_from_environment()
 
 if importlib.util.find_spec("mmengine") is not None:
     from . import compat

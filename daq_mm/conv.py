@@ -338,7 +338,7 @@ class _Int8Mixin:
             }
             x, w = x.unsqueeze(2), w.unsqueeze(2)
         allow_unsigned, shares = self.config.unsigned_activations, self.config.suits_units()
-        twin = twin_of(x, allow_unsigned=allow_unsigned) if shares else None
+        twin = twin_of(x, allow_unsigned=allow_unsigned, reader=self) if shares else None
         source, (q_x, x_qparams) = x, (None, None)
         if twin is not None:
             source, (q_x, x_qparams) = twin.source(x), twin.quantized(x)
@@ -348,7 +348,7 @@ class _Int8Mixin:
         )
         if found is not None:
             if twin is None and shares:
-                share_twin(x, found.q, found.qparams, allow_unsigned=allow_unsigned)
+                share_twin(x, found.q, found.qparams, allow_unsigned=allow_unsigned, maker=self)
             if self.observer is not None and not (twin is not None and twin.is_only_value):
                 observe_operands(self.observer, x, w, found.q, found.qparams, self.config)
         if twin is not None and not (is_channels_last(x) or is_channels_last(w)):

@@ -366,10 +366,10 @@ def fused_unit(
 def _quantized_input(x: Tensor, conv: _Int8Mixin) -> tuple[Tensor, Tensor, Tensor]:
     """The tensor that stands for x in the autograd graph, and x in 8 bits."""
     allow_unsigned = conv.config.unsigned_activations
-    twin = twin_of(x, allow_unsigned=allow_unsigned)
+    twin = twin_of(x, allow_unsigned=allow_unsigned, reader=conv)
     if twin is None:
         q_x, x_qparams = ops.quantize_x(x.detach(), allow_unsigned=allow_unsigned)
-        share_twin(x, q_x, x_qparams, allow_unsigned=allow_unsigned)
+        share_twin(x, q_x, x_qparams, allow_unsigned=allow_unsigned, maker=conv)
         source, exact = x, x
     else:
         q_x, x_qparams = twin.quantized(x)

@@ -24,14 +24,19 @@ class Observer:
     @torch.no_grad()
     def record(self, role: str, exact: Tensor, dequantized: Tensor) -> None:
         """Add one tensor and its 8-bit approximation, both of the same shape."""
-        self.signal[role] += float(exact.double().square().sum())
-        self.noise[role] += float((exact.double() - dequantized.double()).square().sum())
+        self.signal[role] += _power(exact)
+        self.noise[role] += _power(exact.float() - dequantized.float())
 
     @torch.no_grad()
     def record_clipping(self, g: Tensor, threshold: Tensor) -> None:
         """Count the values of g (N, Co, *out) beyond thresholds that broadcast to it."""
         self.clipped += int((g.abs() > threshold).sum())
         self.gradient_values += g.numel()
+
+
+def _power(values: Tensor) -> float:
+    """The sum of squares in float64, without a copy of the values in float64."""
+    return float(torch.linalg.vector_norm(values, dtype=torch.float64)) ** 2
 
 
 def merge(observers: list[Observer]) -> dict[str, float]:

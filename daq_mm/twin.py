@@ -7,10 +7,12 @@ tensor; where an operation makes a new one, the twin stays behind and the convol
 
 from __future__ import annotations
 
+from copy import copy as copy_of
 from dataclasses import dataclass
 from functools import cache
 
 import torch
+from torch import nn
 
 from . import ops
 
@@ -77,10 +79,12 @@ class Twin:
         allow_unsigned: the setting that they were found with.
         carriers: two tensors by which readers connect to the autograd graph. Their values are
             never read; they have the activation's size and dtype on storage of one value. None for
-            the activation itself.
+            the activation itself. An entry becomes None once the twin is attached to that carrier:
+            the tensor that has the twin.
         readers: of the carriers.
         x: the float activation; None if only q exists, and then x's values must not be read.
         exact: the activation's float values for observers of quantization noise, or None.
+        maker: the layer that quantized x for itself and shares it, or None.
     """
 
     def __init__(
@@ -89,10 +93,11 @@ class Twin:
         qparams: Tensor,
         *,
         allow_unsigned: bool,
-        carriers: tuple[Tensor, Tensor] | None,
+        carriers: tuple[Tensor | None, ...] | None,
         x: Tensor | None,
         readers: Readers | None = None,
         exact: Tensor | None = None,
+        maker: nn.Module | None = None,
     ) -> None:
         self._q = q
         self.qparams = qparams
@@ -102,12 +107,30 @@ class Twin:
         self.exact = exact
         self.is_only_value = x is None
         self._version: int | None = None
+        # A number, so that a tensor with a twin can be saved without the layer.
+        self._maker = None if maker is None else id(maker)
 
     def attach(self, x: Tensor) -> None:
         """Make this the twin of x, the float activation or the carrier itself."""
-        # A weak bond: the tensor owns its twin, not the other way round.
+        # A weak bond: the tensor owns its twin, not the other way round. A cycle would keep the
+        # iteration's autograd graph until Python's collector comes by, and with it the nodes that
+        # add up the parameters' gradients, which remember the stream they were made on: a CUDA
+        # graph cannot be captured after that.
+        if self.carriers is not None:
+            self.carriers = tuple(None if carrier is x else carrier for carrier in self.carriers)
         self._version = None if self.is_only_value else x._version
         setattr(x, _ATTRIBUTE, self)
+
+    def move(self, x: Tensor, copy: Tensor) -> None:
+        """Attach the like of this twin of x to `copy`, which has x's values."""
+        twin = copy_of(self)
+        if self.carriers is not None:
+            twin.carriers = tuple(x if carrier is None else carrier for carrier in self.carriers)
+        twin.attach(copy)
+
+    def is_made_by(self, layer: nn.Module) -> bool:
+        """Whether this layer quantized x for itself: if it reads x again, that is another pass."""
+        return self._maker == id(layer)
 
     def quantized(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """q and its parameters; q is made of x, whose twin this is, when first asked for."""
@@ -129,6 +152,8 @@ class Twin:
         if self.carriers is None:
             return x
         carrier = self.carriers[min(self.readers.count, 1)]
+        if carrier is None:
+            carrier = x
         if x.requires_grad != carrier.requires_grad or x.grad_fn is not carrier.grad_fn:
             return x
         self.readers.count += 1
@@ -141,12 +166,17 @@ def source_of(x: Tensor) -> Tensor:
     return x if twin is None or not twin.is_current(x) else twin.source(x)
 
 
-def twin_of(x: Tensor, *, allow_unsigned: bool) -> Twin | None:
-    """x's twin if it has a usable one, quantized under the same setting."""
+def twin_of(x: Tensor, *, allow_unsigned: bool, reader: nn.Module) -> Twin | None:
+    """x's twin if it has a usable one, quantized under the same setting, for this layer.
+
+    The layer that made a twin of its input does not get it back: it quantizes in each pass. What
+    changes an input between two passes need not count versions (a CUDA graph's replay, NumPy, a
+    copy to `x.data`), and a graph must hold the kernel that quantizes.
+    """
     if torch.compiler.is_compiling():
         return None
     twin = getattr(x, _ATTRIBUTE, None)
-    if twin is None:
+    if twin is None or twin.is_made_by(reader):
         return None
     if twin.allow_unsigned == allow_unsigned and twin.is_current(x):
         return twin
@@ -155,19 +185,22 @@ def twin_of(x: Tensor, *, allow_unsigned: bool) -> Twin | None:
     return None
 
 
-def share_twin(x: Tensor, q: Tensor, qparams: Tensor, *, allow_unsigned: bool) -> None:
-    """Keep x's 8-bit form for the next convolution that reads x, as in a residual block with a
-    convolution on its shortcut: it is quantized, and kept for the backward pass, once."""
+def share_twin(
+    x: Tensor, q: Tensor, qparams: Tensor, *, allow_unsigned: bool, maker: nn.Module
+) -> None:
+    """Keep x's 8-bit form, which `maker` found, for the next convolution that reads x, as in a
+    residual block with a convolution on its shortcut: it is quantized, and kept for the backward
+    pass, once."""
     if torch.compiler.is_compiling() or x.is_inference():
         return
-    Twin(q, qparams, allow_unsigned=allow_unsigned, carriers=None, x=x).attach(x)
+    Twin(q, qparams, allow_unsigned=allow_unsigned, carriers=None, x=x, maker=maker).attach(x)
 
 
 def move_twin(x: Tensor, copy: Tensor) -> Tensor:
     """`copy`, which has x's values in another layout, with x's twin."""
     twin = getattr(x, _ATTRIBUTE, None)
     if copy is not x and twin is not None and twin.is_current(x):
-        twin.attach(copy)
+        twin.move(x, copy)
     return copy
 
 

@@ -73,6 +73,14 @@ def test_results_that_differ_are_told_and_not_timed(hopper, monkeypatch, capsys)
     assert "| forward |" not in captured.out and "| grad_input |" in captured.out
 
 
+def test_a_build_without_wgmma_is_told(hopper, monkeypatch):
+    assert compare_wgmma.missing_wgmma(hopper.has_wgmma) == ""
+    hopper.set_warpgroups(False)
+    assert "rebuild with TORCH_CUDA_ARCH_LIST=9.0a" in compare_wgmma.missing_wgmma(hopper.has_wgmma)
+    monkeypatch.setenv("DAQ_MM_WGMMA", "0")
+    assert "DAQ_MM_WGMMA=0 switches" in compare_wgmma.missing_wgmma(hopper.has_wgmma)
+
+
 def test_needs_a_hopper(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit, match="compute capability 9.0"):

@@ -23,6 +23,7 @@ import cuda_session  # noqa: E402
 from bench import session_steps, side_by_side  # noqa: E402
 from bench.modes import choose  # noqa: E402
 from bench.session_steps import Step  # noqa: E402
+from daq_mm import wgmma_switch  # noqa: E402
 
 ROOT = TOOLS.parent
 ARGUMENTS = {
@@ -82,6 +83,34 @@ def test_steps_of_other_cards_are_not_run(session, tmp_path):
     assert status == 0 and not (tmp_path / "other.txt").exists()
 
 
+@pytest.mark.parametrize("fails", (True, False))
+def test_what_a_failed_step_asks_for_holds_for_later_ones(session, tmp_path, fails):
+    document, _ = session(
+        python("probe", f"raise SystemExit({int(fails)})", otherwise={"DAQ_MM_WGMMA": "0"}),
+        python("later", "import os; print(os.environ.get('DAQ_MM_WGMMA'))"),
+    )
+    probe, later = document["steps"]
+    assert "environment" not in probe
+    assert later.get("environment") == ({"DAQ_MM_WGMMA": "0"} if fails else None)
+    assert (tmp_path / "later.txt").read_text() == ("0\n" if fails else "None\n")
+
+
+def test_the_probe_of_wgmma_decides_for_all_that_use_it():
+    names = [step.name for step in session_steps.steps("9.0a", 256)]
+    (probe,) = [s for s in session_steps.steps("9.0a", 256) if s.otherwise]
+    assert probe.name == names[1] and probe.architecture == "9.0a"
+    assert probe.otherwise == {wgmma_switch.VARIABLE: "0"}
+    args = compare_wgmma.parse_args(list(probe.command[1:]))
+    assert args.set == "resnet50" and args.limit_seconds < probe.limit
+
+
+def test_the_commit_of_files_without_a_repository_can_be_told(session, monkeypatch):
+    monkeypatch.setenv("DAQ_MM_COMMIT", "")
+    monkeypatch.setattr("common.provenance._git", lambda *arguments: None)
+    document, _ = session(python("works", "print(1)"), more=("--commit", "abc123"))
+    assert document["commit"] == {"sha": "abc123", "dirty": None}
+
+
 def test_time_of_the_whole_session_is_limited(session):
     document, _ = session(python("late", "print(1)"), minutes="0")
     assert document["steps"][0]["status"] == "left out"
@@ -106,14 +135,15 @@ def benchmarks(batch=256, minutes=10):
     found = {}
     for step in session_steps.steps("9.0a", batch, minutes):
         tool, *arguments = step.command
-        if tool in ARGUMENTS:
+        if tool in ARGUMENTS and step.name != "wgmma-probe":
             found[step.name] = ARGUMENTS[tool](arguments)
     return found
 
 
 def test_the_order_is_by_worth():
     names = [step.name for step in session_steps.steps("9.0a", 256)]
-    first = ["build", "test", "train", "train-graph", "ops", "wgmma", "glue", "train-compile"]
+    first = ["build", "wgmma-probe", "test", "train", "train-graph", "ops", "wgmma", "glue"]
+    first += ["train-compile"]
     assert names[: len(first)] == first
     assert names.index("memcheck") == len(first)
     assert len(set(names)) == len(names)

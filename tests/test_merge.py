@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 import daq_mm.glue
 from daq_mm import convert_model, ops
+from daq_mm.twin import Twin
 from tolerances import fused_bound
 
 LAST = torch.channels_last
@@ -252,3 +253,30 @@ def test_nothing_keeps_gradients_alive_behind_a_step():
         ops.grad_input_reduce = real
         gc.enable()
     assert seen and all(reference() is None for reference in seen)
+
+
+@pytest.mark.parametrize("layout", ("channels_last", "contiguous"))
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+def test_no_step_outlives_itself(monkeypatch, make, layout):
+    """Else its autograd graph does, and the nodes that add up the parameters' gradients: those
+    belong to the stream of their first step, and a CUDA graph of a later one cannot be captured."""
+    import gc
+    import weakref
+
+    model = prepared(make)
+    x = images() if layout == "channels_last" else images().contiguous()
+    seen = []
+    real = Twin.attach
+
+    def watched(twin, tensor):
+        seen.append(weakref.ref(twin))
+        real(twin, tensor)
+
+    monkeypatch.setattr(Twin, "attach", watched)
+    gc.disable()
+    try:
+        gradients(model, x)
+        alive = [reference for reference in seen if reference() is not None]
+    finally:
+        gc.enable()
+    assert seen and not alive

@@ -27,7 +27,7 @@ from bench.shapes import ConvShape  # noqa: E402
 from bench.timing import Clock, take_turns  # noqa: E402
 from common.documents import markdown  # noqa: E402
 from common.provenance import provenance, write_json  # noqa: E402
-from daq_mm import DAQConfig, ops  # noqa: E402
+from daq_mm import DAQConfig, ops, wgmma_switch  # noqa: E402
 
 PATHS = {"wgmma": True, "mma_sync": False}
 
@@ -155,6 +155,18 @@ def run(
     return 1 if failed else 0
 
 
+def missing_wgmma(has: Callable[[], bool]) -> str:
+    """Why there is nothing to compare; empty if there is. has: the op `has_wgmma`."""
+    if wgmma_switch.is_off():
+        return f"{wgmma_switch.VARIABLE}=0 switches wgmma off"
+    if has():
+        return ""
+    return (
+        "this build has no kernels of wgmma, so both ways would be mma.sync: rebuild with "
+        "TORCH_CUDA_ARCH_LIST=9.0a, or without that variable"
+    )
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the tool; 1 if the two ways differ."""
     args = parse_args(argv)
@@ -162,6 +174,8 @@ def main(argv: list[str] | None = None) -> int:
         sys.exit("compare_wgmma.py: needs a GPU of compute capability 9.0 (Hopper)")
     if not ops.kernels_built("cuda")[0]:
         sys.exit(f"compare_wgmma.py: {ops.kernels_built('cuda')[1]}")
+    if reason := missing_wgmma(torch.ops.daq_mm.has_wgmma):
+        sys.exit(f"compare_wgmma.py: {reason}")
     about = {"card": torch.cuda.get_device_name()}
     return run(args, "cuda", torch.ops.daq_mm.use_wgmma, about)
 

@@ -10,7 +10,8 @@ bench/resnet.py, layer for layer the same, and the record says so. Other network
 are mmdet's, mmcv's and mmaction's, in the benchmarks themselves.
 
 Steps are in the order of their worth. Each has a time limit, in proportion to --minutes, and the
-next one begins whatever came of it. A step's whole output is in a text file (tests: one for each
+next one begins whatever came of it (where wgmma fails on a Hopper GPU, later steps run without it,
+and session.json says so). A step's whole output is in a text file (tests: one for each
 file of tests), its result and seconds in session.json, which is written anew after each step. The
 benchmarks write their JSON as they go, so what a limit cuts off loses only what was not measured.
 The exit status is 1 if any step failed or was left out.
@@ -34,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from bench.session_steps import MINUTES, Step, steps  # noqa: E402
 from bench.side_by_side import run_all  # noqa: E402
-from common.provenance import ROOT, provenance, write_json  # noqa: E402
+from common.provenance import COMMIT_VARIABLE, ROOT, provenance, write_json  # noqa: E402
 
 #: Lines of a step's output that session.json keeps; of a process that ran beside others, fewer.
 _TAIL, _SHORT_TAIL = 30, 8
@@ -64,6 +65,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="after each step pack the results into this .tar.gz, for machines that give back "
         "few files",
     )
+    add("--commit", help="of these files, for the records, where they came without a repository")
     return parser.parse_args(argv)
 
 
@@ -84,8 +86,8 @@ def card() -> tuple[str, str]:
     return re.sub("[^a-z0-9]+", "-", name).strip("-"), f"{major}.{minor}{suffix}"
 
 
-def run_step(step: Step, out: Path, seconds: float) -> dict[str, Any]:
-    """Run a step for at most so many seconds; its record."""
+def run_step(step: Step, out: Path, seconds: float, environment: dict[str, str]) -> dict[str, Any]:
+    """Run a step for at most so many seconds, with these variables too; its record."""
     record: dict[str, Any] = {"step": step.name, "words": step.words, "limit_s": step.limit}
     if step.prefix and shutil.which(step.prefix[0]) is None:
         return record | {"status": "left out", "reason": f"{step.prefix[0]} is not on the PATH"}
@@ -104,7 +106,12 @@ def run_step(step: Step, out: Path, seconds: float) -> dict[str, Any]:
         seconds=min(step.limit, seconds),
         workers=max(1, min(_WORKERS, (os.cpu_count() or 1) // 2)),
         folder=ROOT,
-        environment={**os.environ, **step.environment, "PYTHONPATH": os.pathsep.join(paths)},
+        environment={
+            **os.environ,
+            **environment,
+            **step.environment,
+            "PYTHONPATH": os.pathsep.join(paths),
+        },
     )
     record |= _outcome(found) | {"seconds": round(time.monotonic() - begin, 1)}
     if step.each:
@@ -154,13 +161,21 @@ def main(argv: list[str] | None = None) -> int:
         sys.exit(f"cuda_session.py: {error}")
     out = (args.out or ROOT / "results/cuda" / name).resolve()
     out.mkdir(parents=True, exist_ok=True)
+    environment: dict[str, str] = {}
+    if args.commit:
+        os.environ[COMMIT_VARIABLE] = args.commit
     document = {**provenance(vars(args)), "architecture": architecture, "steps": []}
     for step in steps(architecture, args.batch, args.minutes):
         if step.name not in args.steps:
             continue
         print(f"{step.name}: {step.words} ...", flush=True)
         if step.architecture in ("", architecture):
-            record = run_step(step, out, args.minutes * 60 - (time.monotonic() - begin))
+            seconds = args.minutes * 60 - (time.monotonic() - begin)
+            record = run_step(step, out, seconds, environment)
+            if environment:
+                record["environment"] = dict(environment)
+            if record["status"] in ("failed", "out of time"):
+                environment |= step.otherwise
         else:
             record = {"step": step.name, "words": step.words, "status": "not for this card"}
         document["steps"].append(record)

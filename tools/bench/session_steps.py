@@ -44,6 +44,7 @@ class Step:
         prefix: a program, with its arguments, that runs the interpreter; the step is left out
             where it is missing.
         architecture: the only one that it is for; empty for all.
+        otherwise: variables for all later steps, if this one fails or is out of time.
         each: last arguments, of which every one has a process of its own, side by side. After an
             illegal access a process can do nothing more on the GPU; so it loses its own part alone.
     """
@@ -55,6 +56,7 @@ class Step:
     environment: dict[str, str] = field(default_factory=dict)
     prefix: tuple[str, ...] = ()
     architecture: str = ""
+    otherwise: dict[str, str] = field(default_factory=dict)
     each: tuple[str, ...] = ()
 
 
@@ -69,7 +71,9 @@ def steps(architecture: str, batch: int, minutes: float = MINUTES) -> list[Step]
     """
     scale = minutes / MINUTES
     return [
-        *_preparation(architecture, scale),
+        _build(architecture, scale),
+        _probe(scale),
+        _test(scale),
         *_trainings(batch, scale),
         *_measurements(batch, scale),
         *_sanitizers(scale),
@@ -77,24 +81,37 @@ def steps(architecture: str, batch: int, minutes: float = MINUTES) -> list[Step]
     ]
 
 
-def _preparation(architecture: str, scale: float) -> list[Step]:
-    build = {"DAQ_MM_BUILD": "cuda", "TORCH_CUDA_ARCH_LIST": architecture}
-    return [
-        Step(
-            "build",
-            ("setup.py", "build_ext", "--inplace"),
-            300 * max(1.0, scale),
-            "compile the kernels",
-            build,
-        ),
-        Step(
-            "test",
-            _pytest("-vv", "--maxfail=25"),
-            120 * scale,
-            "every op against the reference",
-            each=OP_TESTS,
-        ),
-    ]
+def _build(architecture: str, scale: float) -> Step:
+    return Step(
+        "build",
+        ("setup.py", "build_ext", "--inplace"),
+        300 * max(1.0, scale),
+        "compile the kernels",
+        {"DAQ_MM_BUILD": "cuda", "TORCH_CUDA_ARCH_LIST": architecture},
+    )
+
+
+def _probe(scale: float) -> Step:
+    # Its kernels wait for the copy engine: one that counts wrong would hang each later step.
+    command = ("tools/compare_wgmma.py", "--batch", "4", "--repeats", "1", "--min-time", "0")
+    return Step(
+        "wgmma-probe",
+        (*command, "--limit-seconds", _seconds(30 * scale), "--json", "{out}/wgmma_probe.json"),
+        60 * scale,
+        "whether wgmma ends, with the bits of mma.sync; if not, the rest goes without",
+        architecture="9.0a",
+        otherwise={"DAQ_MM_WGMMA": "0"},
+    )
+
+
+def _test(scale: float) -> Step:
+    return Step(
+        "test",
+        _pytest("-vv", "--maxfail=25"),
+        120 * scale,
+        "every op against the reference",
+        each=OP_TESTS,
+    )
 
 
 def _trainings(batch: int, scale: float) -> list[Step]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import gc
 import time
 from dataclasses import dataclass
 
@@ -99,6 +100,9 @@ class Trainer:
             RuntimeError: an iteration that waits for the device (a detector that picks boxes on
                 the host), which no graph can hold.
         """
+        # A graph of tensors that nobody reads any more may keep the nodes that add up gradients,
+        # which belong to the stream of their first step: the capture would have to wait for it.
+        gc.collect()
         stream = torch.cuda.Stream(self.device)
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -106,6 +110,7 @@ class Trainer:
                 self.step()
             self.release_gradients()
         torch.cuda.current_stream().wait_stream(stream)
+        gc.collect()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             loss = self.step()

@@ -23,6 +23,9 @@ ROOT = Path(__file__).resolve().parents[2]
 #: Import names whose versions matter to a result.
 PACKAGES = ("torch", "mmengine", "mmcv", "mmdet", "mmaction", "daq_mm", "numpy")
 
+#: Names the commit of files that came without their repository.
+COMMIT_VARIABLE = "DAQ_MM_COMMIT"
+
 #: Instruction sets, as Linux names them, that change the speed of 8-bit or bfloat16 arithmetic.
 CPU_FLAGS = (
     "avx2", "fma", "avx512f", "avx512bw", "avx512vbmi", "avx512_vnni", "avx512_bf16", "avx_vnni",
@@ -79,9 +82,10 @@ def commit() -> dict[str, Any]:
 
     With `other_package: true` where the daq_mm that is imported is not the one beside the tools, as
     happens in a second checkout with another one installed: the commit says nothing of it then,
-    which is told on standard error too.
+    which is told on standard error too. Outside of a checkout DAQ_MM_COMMIT in the environment may
+    say what the files are of.
     """
-    sha = _git("rev-parse", "--verify", "-q", "HEAD")
+    sha = _git("rev-parse", "--verify", "-q", "HEAD") or os.environ.get(COMMIT_VARIABLE)
     status = _git("status", "--porcelain")
     found: dict[str, Any] = {"sha": sha or None, "dirty": None if status is None else bool(status)}
     package = getattr(sys.modules.get("daq_mm"), "__file__", None)
