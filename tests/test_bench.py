@@ -91,7 +91,7 @@ def test_summary_of_samples():
 
 def test_candidates_take_turns():
     class FakeClock:
-        seconds = staticmethod(lambda work: (work(), 1.0)[1])
+        seconds = staticmethod(lambda work, head_start=0.0: (work(), 1.0)[1])
 
     calls = []
     result = take_turns(

@@ -36,7 +36,8 @@ void log_launch(const Launch& launch) {
 
 namespace daq_mm::cuda {
 
-double device_seconds(Stream /*stream*/, const std::function<void()>& work) {
+double device_seconds(Stream /*stream*/, double /*head_start*/,
+                      const std::function<void()>& work) {
   using namespace emulator;
   work();
   const size_t reading = static_cast<size_t>(readings++);

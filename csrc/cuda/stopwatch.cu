@@ -8,8 +8,22 @@
 #include <c10/cuda/CUDAGraphsC10Utils.h>
 #include <cuda_runtime_api.h>
 
+#include "cuda/primitives/primitives.h"
+
 namespace daq_mm::cuda {
 namespace {
+
+DAQ_DEVICE uint64_t nanoseconds_now() {
+  uint64_t now;
+  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
+  return now;
+}
+
+DAQ_KERNEL(kWarp, 1)
+void hold_kernel(uint64_t nanoseconds) {
+  const uint64_t begin = nanoseconds_now();
+  while (nanoseconds_now() - begin < nanoseconds) {}
+}
 
 class Event {
  public:
@@ -32,10 +46,11 @@ class Event {
 
 }  // namespace
 
-double device_seconds(Stream stream, const std::function<void()>& work) {
+double device_seconds(Stream stream, double head_start, const std::function<void()>& work) {
   // Another thread may capture another stream meanwhile, which waiting here does not disturb.
   const c10::cuda::CUDAStreamCaptureModeGuard relaxed(cudaStreamCaptureModeRelaxed);
   Event begin, end;
+  launch(hold_kernel, Grid{}, kWarp, 0, stream, static_cast<uint64_t>(head_start * 1e9));
   begin.record(stream);
   work();
   end.record(stream);
