@@ -12,6 +12,43 @@ from daq_mm.ops.layout import channels_last_format
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
+#: What the depthwise kernels tell apart: whole pieces of four channels or not, runs of four or
+#: eight positions, strides of one, of two or any, chunks of three or four taps along W, tiles of
+#: channels.
+DEPTHWISE = {
+    "depthwise, two tiles": dict(x_size=(1, 260, 4, 6), kernel=3, co=260, padding=1, groups=260),
+    "depthwise, short lines": dict(x_size=(3, 8, 5, 3), kernel=3, co=8, padding=1, groups=8),
+    "depthwise 5x5": dict(x_size=(2, 12, 6, 21), kernel=5, co=12, padding=2, groups=12),
+    "depthwise 7x7": dict(x_size=(1, 8, 9, 10), kernel=7, co=8, padding=3, groups=8),
+    "depthwise 1x1 strided": dict(x_size=(2, 20, 5, 6), kernel=1, co=20, stride=2, groups=20),
+    "depthwise 1x1 padded": dict(x_size=(2, 4, 3, 9), kernel=1, co=4, padding=1, groups=4),
+    "depthwise stride 3": dict(
+        x_size=(2, 36, 10, 11), kernel=3, co=36, stride=3, padding=1, groups=36
+    ),
+    "depthwise dilated, whole pieces": dict(
+        x_size=(2, 64, 9, 11), kernel=3, co=64, padding=2, dilation=2, groups=64
+    ),
+    "depthwise dilated and strided": dict(
+        x_size=(2, 16, 13, 14), kernel=(3, 4), co=16, stride=2, padding=3, dilation=3, groups=16
+    ),
+    "depthwise, dilation as stride": dict(
+        x_size=(1, 24, 8, 9), kernel=3, co=24, stride=2, padding=2, dilation=2, groups=24
+    ),
+    "depthwise, asymmetric padding": dict(
+        x_size=(2, 32, 7, 9), kernel=3, co=32, stride=2, padding=(0, 2, 1, 0), groups=32
+    ),
+    "depthwise, padding wider than x": dict(
+        x_size=(1, 8, 2, 1), kernel=(3, 5), co=8, padding=(3, 4, 3, 4), groups=8
+    ),
+    "depthwise, many taps": dict(x_size=(1, 32, 1, 1151), kernel=(1, 1150), co=32, groups=32),
+    "3d depthwise strided": dict(
+        x_size=(2, 28, 5, 6, 7), kernel=(3, 2, 3), co=28, stride=(1, 2, 2), padding=1, groups=28
+    ),
+    "3d depthwise temporal": dict(
+        x_size=(1, 54, 6, 3, 5), kernel=(5, 1, 1), co=54, padding=(2, 0, 0) * 2, groups=54
+    ),
+}
+
 FIXED = {
     "1x1": dict(x_size=(2, 64, 9, 7), kernel=1, co=96),
     "1x1 odd channels": dict(x_size=(3, 37, 5, 6), kernel=1, co=19),
@@ -65,6 +102,8 @@ FIXED = {
     "3d spatial": dict(x_size=(2, 24, 3, 7, 6), kernel=(1, 3, 3), co=64, padding=(0, 1, 1) * 2),
     "3d depthwise": dict(x_size=(2, 20, 5, 6, 6), kernel=3, co=20, padding=1, groups=20),
     "no images": dict(x_size=(0, 8, 6, 6), kernel=3, co=4, padding=1),
+    "depthwise, no images": dict(x_size=(0, 8, 6, 6), kernel=3, co=8, padding=1, groups=8),
+    **DEPTHWISE,
 }
 
 

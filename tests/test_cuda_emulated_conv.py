@@ -7,6 +7,7 @@ import torch
 
 import emulated
 from conv_cases import (
+    DEPTHWISE,
     FIXED,
     FLOATS,
     assert_same_bits,
@@ -230,19 +231,81 @@ def test_operands_at_any_address(op, name, by):
     check(op, arguments(op, v, geometry), args, torch.float32, TILES["64x64"])
 
 
+@pytest.mark.parametrize("by", (1, 2, 4, 8))
+@pytest.mark.parametrize(
+    "name", ("depthwise 32", "depthwise, short lines", "depthwise 5x5 strided")
+)
+@pytest.mark.parametrize("op", OPS)
+def test_depthwise_operands_at_any_address(op, name, by):
+    v, geometry, args = operands(FIXED[name], zero_point=77)
+    v["q_x"], v["q_g"] = shifted(v["q_x"], by), shifted(v["q_g"], by)
+    check(op, arguments(op, v, geometry), args, torch.bfloat16)
+
+
+@pytest.mark.parametrize("splits", (1, 2, 7, 100))
+@pytest.mark.parametrize("name", ("depthwise", *DEPTHWISE))
+def test_depthwise_splits(name, splits):
+    v, geometry, args = operands(FIXED[name], zero_point=77)
+    check("grad_weight", arguments("grad_weight", v, geometry), args, torch.int32, 0, splits)
+
+
+@pytest.mark.parametrize("zero_point", (0, 77, 255))
+@pytest.mark.parametrize("out_dtype", DTYPES)
+@pytest.mark.parametrize("name", DEPTHWISE)
+def test_depthwise_forward(name, out_dtype, zero_point):
+    v, geometry, args = operands(DEPTHWISE[name], zero_point)
+    check("forward", arguments("forward", v, geometry), args, out_dtype)
+
+
+@pytest.mark.parametrize(
+    "channels, expected",
+    (
+        (64, {1: 4, 4: 13, 132: 50}),  # a step for each block's 16 rows of threads
+        (8, {1: 4, 4: 6, 132: 6}),  # at most a run for each of a block's 128 rows
+        (520, {1: 1, 4: 5, 132: 50}),  # three tiles
+    ),
+)
+def test_depthwise_grad_weight_fills_the_device(channels, expected):
+    """Splits of 50 steps, of 16 runs each: to four blocks a processor, or as far as that goes."""
+    case = dict(x_size=(2, channels, 40, 40), kernel=3, co=channels, padding=1, groups=channels)
+    v, geometry, args = operands(case)
+    tensors = arguments("grad_weight", v, geometry)
+    for processors, splits in expected.items():
+        emulated.load().set_multiprocessors(processors)
+        launches = emulated.launches_of(
+            lambda: check("grad_weight", tensors, args, torch.float32, None)
+        )
+        assert launches[0][:3] == (-(-channels // 256), 1, splits)
+
+
+#: Case, width of an activation too large for 32 bits, and a stride that leaves few positions of it.
+HUGE = {
+    "dense": (dict(x_size=(1, 16, 1, 9), kernel=1, co=8), 2**28 + 9, 2**25),
+    # More than 2**31 positions, too.
+    "depthwise": (dict(x_size=(4, 4, 1, 16), kernel=1, co=4, groups=4), 2**30 - 8, 2**26),
+    "depthwise, odd channels": (
+        dict(x_size=(4, 3, 1, 16), kernel=1, co=3, groups=3),
+        2**30 - 8,
+        2**26,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HUGE)
 @pytest.mark.parametrize("op", ("forward", "grad_weight"))
-def test_addresses_beyond_32_bits(op):
-    """An activation of 4.3 GB, of which a huge stride leaves nine positions."""
-    width, stride = 2**28 + 9, 2**25
+def test_addresses_beyond_32_bits(op, name):
+    """An activation of 4.3 GB and more, of which a huge stride leaves a few positions."""
+    case, width, stride = HUGE[name]
+    n, channels, _, met_width = case["x_size"]
+    room_bytes = n * width * channels
     try:
-        room = mmap.mmap(-1, 16 * width, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NO_RESERVE)
+        room = mmap.mmap(-1, room_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NO_RESERVE)
     except OSError as error:
-        pytest.skip(f"no address space for 4.3 GB: {error}")
-    q_x = torch.frombuffer(room, dtype=torch.uint8).view(1, 1, width, 16).movedim(-1, 1)
-    met = torch.randint(0, 256, (1, 1, 9, 16), dtype=torch.uint8).movedim(-1, 1)
+        pytest.skip(f"no address space for {room_bytes} bytes: {error}")
+    q_x = torch.frombuffer(room, dtype=torch.uint8).view(n, 1, width, channels).movedim(-1, 1)
+    v, geometry, args = operands(case)
+    met = v["q_x"]
     q_x[..., ::stride] = met
-    v, geometry, args = operands(dict(x_size=(1, 16, 1, 9), kernel=1, co=8))
-    v["q_x"] = met
     tensors = arguments(op, v, geometry)
     expected = getattr(reference, op)(*tensors, **args, out_dtype=torch.int32)
     args["stride"] = [1, stride]

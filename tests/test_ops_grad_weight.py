@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-from conv_cases import FLOATS, channels_last, geometry_of
+from conv_cases import DEPTHWISE, FLOATS, channels_last, geometry_of
 from daq_mm import ops
 from daq_mm.ops import reference
 from daq_mm.ops.layout import channels_last_format
@@ -69,6 +69,7 @@ FIXED = {
     ),
     "3d temporal": dict(x_size=(2, 48, 6, 5, 4), kernel=(3, 1, 1), co=32, padding=(1, 0, 0) * 2),
     "3d depthwise": dict(x_size=(2, 20, 5, 6, 6), kernel=3, co=20, padding=1, groups=20),
+    **DEPTHWISE,
 }
 
 

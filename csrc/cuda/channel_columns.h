@@ -51,6 +51,9 @@ struct ColumnWalk {
 
   explicit ColumnWalk(const Columns& c)
       : rows(c.rows), channels(c.channels), across(c.across), down(c.down), parts(c.parts) {}
+  // Of a block that walks in another way, for reduce_columns.
+  DAQ_DEVICE ColumnWalk(int across_, int down_)
+      : rows(0), channels(0), across(across_), down(down_), parts(1) {}
 
   // The first channel of this thread, or `channels` and more for a thread that idles.
   template <int width>

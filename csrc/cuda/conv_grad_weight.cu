@@ -16,6 +16,7 @@
 #include "cuda/conv_kernels.h"
 #include "cuda/conv_pack.h"
 #include "cuda/depthwise.h"
+#include "cuda/depthwise_sizes.h"
 #include "cuda/workspace.h"
 
 namespace daq_mm::cuda {
@@ -129,8 +130,7 @@ void grad_weight(const GradWeightArguments& g, const ConvSizes& s, const ConvPla
 
   FinishArguments finish;
   if (plan.depthwise) {
-    const Global<const int8_t> q_g(g.q_g, s.n * s.out_positions() * s.co);
-    depthwise_grad_weight(a.q_x, a.qparams, q_g, s, plan.splits, plan.split_steps * kStep,
+    depthwise_grad_weight(a.q_x, a.qparams, a.q_g, s, plan.splits, plan.split_steps * kStep / kRun,
                           a.partial, stream);
   } else {
     const auto pads = w.at<uint8_t>(plan.pads_at, kPadBytes);

@@ -8,6 +8,7 @@
 
 #include "cuda/conv_kernels.h"
 #include "cuda/conv_wgmma.h"
+#include "cuda/depthwise_sizes.h"
 #include "cuda/glue.h"
 
 namespace daq_mm::cuda {
@@ -17,6 +18,12 @@ constexpr int64_t kStepLength = 64;
 constexpr int64_t kMostGrid = 65535;              // blocks on the second and third axis
 constexpr int64_t kMostPartialBytes = 256 << 20;  // of splits that only fill the device
 constexpr int64_t kLeastSteps = 8;                // a split's, so that its pipeline pays
+
+// How far splits go to fill the device: to so many blocks a processor, of so many steps at least.
+struct Filling {
+  int64_t blocks = 2;
+  int64_t least_steps = kLeastSteps;
+};
 
 // Where channels have to be padded by more than this, mma.sync's chunks of 16 win.
 constexpr double kMostWgmmaPadding = 1.5;
@@ -84,7 +91,8 @@ int64_t aligned(int64_t bytes) { return ceil_div(bytes, int64_t{256}) * 256; }
 
 // Fills in tile and splits. longest: steps that int32 sums allow.
 void choose(ConvPlan& plan, const Extent& e, int64_t result_values, int64_t most_splits,
-            int processors, const std::vector<Candidate>& candidates, const PlanChoice* choice) {
+            int processors, const std::vector<Candidate>& candidates, const PlanChoice* choice,
+            const Filling& filling = {}) {
   constexpr int64_t kLongest = kMostInt32Terms / kStepLength;
   const int64_t steps = std::max<int64_t>(e.steps, 1);
   int64_t splits = ceil_div(steps, kLongest);
@@ -93,9 +101,10 @@ void choose(ConvPlan& plan, const Extent& e, int64_t result_values, int64_t most
     splits = std::max(splits, choice->splits);
   } else {
     plan.tile = chosen_tile(e, candidates, processors);
-    const int64_t wanted = 2 * processors / std::max<int64_t>(blocks_of(e, plan.tile), 1);
+    const int64_t wanted =
+        filling.blocks * processors / std::max<int64_t>(blocks_of(e, plan.tile), 1);
     const int64_t affordable = kMostPartialBytes / std::max<int64_t>(result_values * 4, 1);
-    splits = std::max(splits, std::min({wanted, affordable, steps / kLeastSteps}));
+    splits = std::max(splits, std::min({wanted, affordable, steps / filling.least_steps}));
   }
   splits = std::min(splits, std::min(steps, most_splits));
   plan.split_steps = ceil_div(steps, splits);
@@ -197,15 +206,21 @@ ConvPlan plan_grad_weight(const ConvSizes& s, int processors, bool wgmma,
   const int64_t steps = ceil_div(s.n * s.out_positions(), kStepLength);
   plan.depthwise = s.is_depthwise();
   Extent e{s.co_per_group(), columns, s.groups, steps, kStepLength};
+  Filling filling;
   if (plan.depthwise) {
-    e = {1, 1, s.taps() * ceil_div(s.ci, int64_t{32}), steps, kStepLength};  // one block each
+    // Steps are whole runs, up to 64 positions. A block for each part of the taps and channels has
+    // no pipeline to fill; a run for each of its threads will do.
+    const auto tiles = DepthwiseTiles::of(s.ci);
+    constexpr int64_t kStepRuns = kStepLength / kRun;
+    e = {1, 1, tap_blocks(s) * tiles.tiles, ceil_div(runs_of_results(s), kStepRuns), kStepLength};
+    filling = {2 * kGradWeightResident, ceil_div(int64_t{tiles.down}, kStepRuns)};
   } else {
     check_grid_axis(s.groups, "groups");
   }
   const char* refusal = grad_weight_wgmma_refusal(s);
   const bool by_wgmma = !plan.depthwise && uses_wgmma(wgmma, refusal, true, choice);
   choose(plan, e, s.co * columns, kMostGrid, processors, by_wgmma ? kWgmmaGradTiles : kMmaTiles,
-         choice);
+         choice, filling);
   plan.partial_at = place(plan, plan.splits * s.co * columns * 4);
   plan.sums_at = place(plan, plan.splits * s.co * 4);
   plan.pads_at = place(plan, kPadBytes);

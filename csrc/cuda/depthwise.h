@@ -20,10 +20,10 @@ struct DepthwiseArguments {
 };
 void depthwise_rows(const DepthwiseArguments& arguments, Stream stream);
 
-// Grad-weight: partial sums [split][channel][tap] of (q_x - zero point) * q_g over `per_split`
-// positions each.
+// Grad-weight: partial sums [split][channel][tap] of (q_x - zero point) * q_g over `split_runs`
+// runs of positions each (depthwise_sizes.h). q_g: the bytes of int8.
 void depthwise_grad_weight(Global<const uint8_t> q_x, Global<const float> qparams,
-                           Global<const int8_t> q_g, const ConvSizes& sizes, int64_t splits,
-                           int64_t per_split, Global<int32_t> partial, Stream stream);
+                           Global<const uint8_t> q_g, const ConvSizes& sizes, int64_t splits,
+                           int64_t split_runs, Global<int32_t> partial, Stream stream);
 
 }  // namespace daq_mm::cuda

@@ -45,6 +45,11 @@ class Global {
   Global(T* data, int64_t count) : data_(data), count_(count) {}
   bool is_null() const { return data_ == nullptr; }
   T* host_pointer() const { return data_; }
+  Global from(int64_t i) const {
+    Global moved = *this;
+    moved.first_ += i;
+    return moved;
+  }
   int64_t count() const { return count_; }
   // Whether the first value's address is a multiple of so many bytes.
   bool is_aligned(int64_t bytes) const { return reinterpret_cast<uintptr_t>(data_) % bytes == 0; }
@@ -65,6 +70,7 @@ class Global {
   T* at(int64_t i) const { return checked(i, sizeof(T), alignof(T)); }
   // The address of `bytes` bytes from element i on.
   T* checked(int64_t i, int64_t bytes, int64_t alignment) const {
+    i += first_;
     const int64_t end = i * static_cast<int64_t>(sizeof(T)) + bytes;
     if (i < 0 || end > count_ * static_cast<int64_t>(sizeof(T))) {
       std::ostringstream s;
@@ -83,6 +89,7 @@ class Global {
  private:
   T* data_ = nullptr;
   int64_t count_ = 0;
+  int64_t first_ = 0;  // what from() has moved
 };
 
 template <typename T>

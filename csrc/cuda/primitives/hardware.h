@@ -96,6 +96,13 @@ class Global : public detail::Memory<T> {
   __host__ __device__ Global(T* data, int64_t /*count*/) : detail::Memory<T>(data) {}
   __host__ __device__ bool is_null() const { return this->data_ == nullptr; }
   T* host_pointer() const { return this->data_; }
+  // The same memory counted from element i on, which may lie outside of it: accesses may not.
+  DAQ_DEVICE Global from(int64_t i) const {
+    // One address, else each access would add i to the beginning again; still known as global.
+    size_t moved = __cvta_generic_to_global(this->data_ + i);
+    asm("" : "+l"(moved));
+    return Global(static_cast<T*>(__cvta_global_to_generic(moved)), 0);
+  }
   // Whether the first value's address is a multiple of so many bytes.
   __host__ __device__ bool is_aligned(int64_t bytes) const {
     return reinterpret_cast<uint64_t>(this->data_) % bytes == 0;
