@@ -99,15 +99,12 @@ struct FloatWords {
       if constexpr (!kPairs) source.template load_if<16>(wanted, i + 4, word + 4);
     }
   }
-  // Of a value of 16 bits.
-  DAQ_DEVICE uint16_t bits(int k) const {
-    return static_cast<uint16_t>(kPairs ? word[k / 2] >> (16 * (k % 2)) : word[k]);
-  }
   DAQ_DEVICE float value(int k) const {
     if constexpr (type == FloatType::float32) {
       return float_of_bits(word[k]);
     } else {
-      return from_word<type>(bits(k));
+      const uint32_t bits = kPairs ? word[k / 2] >> (16 * (k % 2)) : word[k];
+      return from_word<type>(static_cast<uint16_t>(bits));
     }
   }
 };

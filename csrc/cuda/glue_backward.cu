@@ -142,12 +142,14 @@ void quantize_kernel(Backward<type, vectors> backward, ColumnWalk walk,
   if (place.count == 0) return;
   const GradientRounding rounding(seed);
   float inverse[kVector];
-  const auto prepare = [&] {
+  const auto prepare = [&] {  // all loads before the divisions, which have branches
+    float s[kVector];
 #pragma unroll
     for (int k = 0; k < kVector; ++k) {
-      const int64_t channel = place.has(k) ? place.channel + k : place.channel;
-      inverse[k] = inverse_step(threshold.load(by_channel ? channel : 0), kSignedLevels);
+      s[k] = threshold.load(by_channel && place.has(k) ? place.channel + k : 0);
     }
+#pragma unroll
+    for (int k = 0; k < kVector; ++k) inverse[k] = inverse_step(s[k], kSignedLevels);
   };
   backward.for_rows(walk, place, prepare, [&](int64_t i, const float (&v)[kVector]) {
     uint32_t b[kVector];
@@ -171,8 +173,7 @@ void norm_act_reduce(const NormActReduce& a, const GlueSize& size, void* workspa
   const Columns columns = glue_columns(size);
   double* partials = static_cast<double*>(workspace);
   const int64_t entries = 2 * size.channels;
-  const bool vectors =
-      all_aligned(size, a.g, a.g2, a.y, a.grid, a.mean, a.invstd, a.gz);
+  const bool vectors = all_aligned(size, a.g, a.g2, a.y, a.gz);
   with_column_type(size, vectors, [&](auto type, auto by_vectors) {
     launch(reduce_kernel<type(), by_vectors()>, columns.grid, kThreads, ChunkedSums<2>::kBytes,
            stream, Reduced<type(), by_vectors()>(a, size),
@@ -185,7 +186,7 @@ void norm_act_reduce(const NormActReduce& a, const GlueSize& size, void* workspa
 void norm_backward_apply(const NormBackward& a, const GlueSize& size, void* dy, Stream stream) {
   if (size.count() == 0) return;
   const Columns columns = glue_columns(size);
-  const bool vectors = can_load_vectors(a, size) && all_aligned(size, dy);
+  const bool vectors = all_aligned(size, a.g, a.y, dy);
   with_column_type(size, vectors, [&](auto type, auto by_vectors) {
     launch(apply_kernel<type(), by_vectors()>, columns.grid, kThreads, 0, stream,
            Backward<type(), by_vectors()>(a, size), ColumnWalk(columns),
@@ -198,7 +199,7 @@ void norm_backward_maxima(const NormBackward& a, const GlueSize& size, float* ma
   clear(maxima, (size.channels + 1) * sizeof(float), stream);
   if (size.count() == 0) return;
   const Columns columns = glue_columns(size);
-  with_column_type(size, can_load_vectors(a, size), [&](auto type, auto by_vectors) {
+  with_column_type(size, all_aligned(size, a.g, a.y), [&](auto type, auto by_vectors) {
     launch(maxima_kernel<type(), by_vectors()>, columns.grid, kThreads,
            kThreads * kVector * sizeof(uint32_t), stream, Backward<type(), by_vectors()>(a, size),
            ColumnWalk(columns),
@@ -210,7 +211,7 @@ void norm_backward_quantize(const NormBackward& a, const GlueSize& size, const f
                             int64_t thresholds, const int64_t* seed, int8_t* q, Stream stream) {
   if (size.count() == 0) return;
   const Columns columns = glue_columns(size);
-  const bool vectors = can_load_vectors(a, size) && all_aligned(size, q);
+  const bool vectors = all_aligned(size, a.g, a.y, q);
   with_column_type(size, vectors, [&](auto type, auto by_vectors) {
     launch(quantize_kernel<type(), by_vectors()>, columns.grid, kThreads, 0, stream,
            Backward<type(), by_vectors()>(a, size), ColumnWalk(columns),

@@ -82,16 +82,17 @@ struct ColumnPlace {
       }
     }
   }
-  // Values of a vector with an entry for each channel.
+  // Values of a vector with an entry for each channel. It may lie anywhere: a parameter can be a piece
+  // of a larger tensor, which must not cost the activations their vectors.
   DAQ_DEVICE void load_channels(const Global<const float>& of_channel, int64_t offset,
                                 float (&v)[kVector]) const {
-    if constexpr (vectors) {
+    if (vectors && of_channel.is_aligned(16)) {
       load_values<FloatType::float32, kVector>(of_channel, offset + channel, v);
-    } else {
+      return;
+    }
 #pragma unroll
-      for (int k = 0; k < kVector; ++k) {
-        v[k] = has(k) ? of_channel.load(offset + channel + k) : 0.0f;
-      }
+    for (int k = 0; k < kVector; ++k) {
+      v[k] = has(k) ? of_channel.load(offset + channel + k) : 0.0f;
     }
   }
 };
@@ -113,10 +114,6 @@ struct ColumnWords {
     }
   }
 
-  // Of a value of 16 bits.
-  DAQ_DEVICE uint16_t bits(int k) const {
-    return vectors ? words[0].bits(k) : words[k].bits(0);
-  }
   DAQ_DEVICE float value(int k) const { return vectors ? words[0].value(k) : words[k].value(0); }
 };
 

@@ -48,16 +48,14 @@ struct AnyFloats {
       place.load_channels(wide, 0, v);
       return;
     }
-    ColumnWords<FloatType::bfloat16, vectors> words;  // 16 bits, whichever type
-    words.load_if(true, place, narrow, place.channel);
+    uint32_t bits[kVector];
+#pragma unroll
+    for (int k = 0; k < kVector; ++k) bits[k] = place.has(k) ? narrow.load(place.channel + k) : 0;
 #pragma unroll
     for (int k = 0; k < kVector; ++k) {
-      v[k] = type == FloatType::bfloat16 ? float_from_bfloat16(words.bits(k))
-                                         : float_from_half(words.bits(k));
+      const auto word = static_cast<uint16_t>(bits[k]);
+      v[k] = type == FloatType::bfloat16 ? float_from_bfloat16(word) : float_from_half(word);
     }
-  }
-  const void* host_pointer() const {
-    return wide.is_null() ? static_cast<const void*>(narrow.host_pointer()) : wide.host_pointer();
   }
 };
 
@@ -265,15 +263,17 @@ struct CodeGrid {
   float low;
   float high;
 
-  DAQ_DEVICE CodeGrid(const Global<const double>& stats, int64_t channels, int64_t c)
-      : low(static_cast<float>(stats.load(2 * channels + c))),
-        high(static_cast<float>(stats.load(3 * channels + c))) {}
   DAQ_DEVICE float step() const { return divide(subtract(high, low), kUnsignedLevels); }
   DAQ_DEVICE float inverse() const {
     const float inverse = divide(kUnsignedLevels, subtract(high, low));
     return is_finite(inverse) ? inverse : 0.0f;
   }
 };
+
+DAQ_DEVICE CodeGrid code_grid(const Global<const double>& stats, int64_t channels, int64_t c) {
+  return {static_cast<float>(stats.load(2 * channels + c)),
+          static_cast<float>(stats.load(3 * channels + c))};
+}
 
 // Extremes of out, from those of y by channel: every step is monotone. One block.
 template <FloatType type>
@@ -282,7 +282,7 @@ void predict_extremes(Global<const double> stats, int64_t channels, Affine affin
                       Global<uint32_t> extremes) {
   Extremes seen;
   for (int64_t c = thread_index(); c < channels; c += kThreads) {
-    const CodeGrid ends(stats, channels, c);
+    const CodeGrid ends = code_grid(stats, channels, c);
     float scale = 1.0f, shift = 0.0f;
     const bool norm = !affine.mean.is_null();
     if (norm) affine.of_channel(c, scale, shift);
@@ -320,7 +320,7 @@ DAQ_DEVICE void write_grids(const ForwardMemory<type>& memory, const ColumnWalk&
   if (block_x() != 0 || thread_index() >= walk.across) return;
   if (!memory.codes.is_null()) {
     for (int k = 0; k < place.count; ++k) {
-      const CodeGrid codes(memory.stats, walk.channels, place.channel + k);
+      const CodeGrid codes = code_grid(memory.stats, walk.channels, place.channel + k);
       memory.grid.store(place.channel + k, codes.low);
       memory.grid.store(walk.channels + place.channel + k, codes.step());
     }
@@ -348,16 +348,16 @@ void forward_kernel(ForwardMemory<type> memory, ColumnWalk walk, Affine affine, 
       words.residual.load_if(wanted && has_residual, place, memory.residual, i);
     };
     auto rows = rows_ahead<kRowsAhead<type, vectors>, Words>(walk, place.channel, load);
-    float scale[kVector] = {}, shift[kVector] = {}, low[kVector] = {}, inverse[kVector] = {};
+    float scale[kVector] = {}, shift[kVector] = {}, inverse[kVector] = {};
+    CodeGrid codes[kVector] = {};
     if (norm) affine.of_column(place, scale, shift);
-    if (wants_codes) {
+    if (wants_codes) {  // all loads before the divisions, which have branches
 #pragma unroll
       for (int k = 0; k < kVector; ++k) {
-        if (!place.has(k)) continue;
-        const CodeGrid codes(memory.stats, walk.channels, place.channel + k);
-        low[k] = codes.low;
-        inverse[k] = codes.inverse();
+        if (place.has(k)) codes[k] = code_grid(memory.stats, walk.channels, place.channel + k);
       }
+#pragma unroll
+      for (int k = 0; k < kVector; ++k) inverse[k] = codes[k].inverse();
     }
     Extremes seen;
     if (!memory.qparams.is_null()) seen = {memory.extremes.load(0), memory.extremes.load(1)};
@@ -399,7 +399,7 @@ void forward_kernel(ForwardMemory<type> memory, ColumnWalk walk, Affine affine, 
       if (wants_codes) {
 #pragma unroll
         for (int k = 0; k < kVector; ++k) {
-          const float scaled = multiply(subtract(words.y.value(k), low[k]), inverse[k]);
+          const float scaled = multiply(subtract(words.y.value(k), codes[k].low), inverse[k]);
           b[k] = rounded_bits(fminf(fmaxf(scaled, 0.0f), kUnsignedLevels), 0.0f);
         }
         place.store_codes(memory.codes, i, b);
@@ -435,8 +435,7 @@ void launch_forward(const NormActForward& a, const GlueSize& size, const Affine&
   }
   if (a.act != Activation::kNone) memory.mask = {a.mask, size.mask_bytes()};
   const Columns columns = glue_columns(size);
-  const bool vectors = all_aligned(size, a.y, a.residual, a.out, a.q, a.codes, a.mean, a.invstd,
-                                   affine.weight.host_pointer(), affine.bias.host_pointer());
+  const bool vectors = all_aligned(size, a.y, a.residual, a.out, a.q, a.codes);
   const auto kernel = vectors ? forward_kernel<type, true> : forward_kernel<type, false>;
   launch(kernel, columns.grid, kThreads, kExtremesShared, stream, memory, ColumnWalk(columns),
          affine, a.act);

@@ -83,10 +83,6 @@ struct MaskedGradient {
   }
 };
 
-inline bool can_load_vectors(const NormBackward& a, const GlueSize& size) {
-  return all_aligned(size, a.g, a.y, a.grid, a.coefficients);
-}
-
 // dy of a column's values.
 template <FloatType type, bool vectors>
 struct Backward {

@@ -109,7 +109,7 @@ void norm_backward_thresholds(const NormBackward& a, const GlueSize& size,
     const ColumnWalk walk(memory.columns);
     const Limits limits{Global<const double>(moments, 2 * channels), channels,
                         static_cast<double>(size.rows)};
-    with_column_type(size, can_load_vectors(a, size), [&](auto type, auto by_vectors) {
+    with_column_type(size, all_aligned(size, a.g, a.y), [&](auto type, auto by_vectors) {
       const Backward<type(), by_vectors()> backward(a, size);
       launch(moments_kernel<type(), by_vectors()>, memory.columns.grid, kThreads,
              kThreads * kVector * sizeof(double), stream, backward, walk, due,
