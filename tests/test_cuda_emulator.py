@@ -11,8 +11,10 @@ pytestmark = pytest.mark.skipif(bool(emulated.unavailable()), reason=emulated.un
 FAULTS = {
     "read beyond": "out of bounds: 4 bytes at element 64 of a global buffer of 64",
     "read before": "out of bounds: 4 bytes at element -1 of a global buffer",
+    "predicated read beyond": "out of bounds: 4 bytes at element 64 of a global buffer of 64",
     "write beyond": "out of bounds: 4 bytes at element 64 of a global buffer of 64",
     "misaligned": "misaligned: 16 bytes at element 1",
+    "misaligned predicated read": "misaligned: 8 bytes at element 1",
     "shared memory beyond the launch's": "access of 4 bytes at byte .* of 1280 bytes of shared",
     "shared memory beyond the range": "out of bounds: 4 bytes at element .* of a shared range",
     "divergent barrier": "divergence at a barrier",

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <algorithm>
+#include <utility>
 
 #include "cuda/float_source.h"
 
@@ -61,41 +62,115 @@ struct ColumnWalk {
     if (thread_index() >= across * down) return channels;
     return (block_y() * across + thread_index() % across) * width;
   }
+  // This thread's rows: the first one, and from one to the next.
+  DAQ_DEVICE int64_t first_row() const { return block_x() * down + thread_index() / across; }
+  DAQ_DEVICE int64_t row_step() const { return parts * down; }
+
   // Calls f(row) for this thread's rows.
   template <typename F>
   DAQ_DEVICE void for_rows(const F& f) const {
-    const int64_t step = parts * down;
+    const int64_t step = row_step();
 #pragma unroll 2
-    for (int64_t row = block_x() * down + thread_index() / across; row < rows; row += step) {
-      f(row);
-    }
+    for (int64_t row = first_row(); row < rows; row += step) f(row);
   }
 };
 
-// Reduces over the rows of a block: thread t's `width` values of a column become, for each of the
-// block's channels, the combination of all `down` of them in their order. Calls f(i, value) for
-// each channel, i counted within the block; all threads must take part. `scratch` holds
-// kThreads * width values; the caller has a barrier before its next use.
+// A walk down a thread's rows that has the loads of the next `ahead` rows in flight while it uses
+// one: memory answers after several hundred cycles, and few warps fit a processor, so each must have
+// asked for much. `words_t` is what a row is made of as it lies in memory; load(wanted, row, i, words)
+// fills it by load_if, each word by one load: a second one would wait for the first. i is the place of
+// the thread's first channel in that row, in values, and all that the walk itself keeps: a caller that
+// does without the row has its registers.
+//
+// The compiler has one counter for all loads that a round of its loop leaves to the next one, so the
+// wait is for all rows at once, one time in `ahead` rows.
+template <int ahead, typename words_t, typename load_t>
+class RowsAhead {
+ public:
+  // The first loads leave at once: what a kernel prepares before the walk takes time, too.
+  DAQ_DEVICE RowsAhead(const ColumnWalk& walk, int64_t channel, const load_t& load)
+      : load_(load),
+        row_step_(walk.row_step()),
+        step_(row_step_ * walk.channels),
+        end_(walk.rows * walk.channels),
+        row_(walk.first_row()),
+        i_(row_ * walk.channels + channel) {
+#pragma unroll
+    for (int k = 0; k < ahead; ++k) fill(k, words_[k]);
+  }
+  // Calls use(row, i, words) for this thread's rows, once, in order.
+  template <typename use_t>
+  DAQ_DEVICE void for_each(const use_t& use) {
+    const auto indices = std::make_integer_sequence<int, ahead>();
+#pragma unroll 1
+    while (use_one_by_one(use, indices)) {
+    }
+  }
+
+ private:
+  // Loads the row that is `after` rows further.
+  DAQ_DEVICE void fill(int after, words_t& words) const {
+    const int64_t i = i_ + after * step_;
+    load_(i < end_, row_ + after * row_step_, i, words);
+  }
+  // Written out for each index, as words stay in registers only if no index is a variable.
+  template <typename use_t, int... k>
+  DAQ_DEVICE bool use_one_by_one(const use_t& use, std::integer_sequence<int, k...>) {
+    return (... && use_next(use, words_[k]));
+  }
+  template <typename use_t>
+  DAQ_DEVICE bool use_next(const use_t& use, words_t& words) {
+    if (i_ >= end_) return false;
+    use(row_, i_, words);
+    fill(ahead, words);
+    row_ += row_step_;
+    i_ += step_;
+    return true;
+  }
+
+  const load_t load_;
+  const int64_t row_step_;
+  const int64_t step_;
+  const int64_t end_;
+  int64_t row_;
+  int64_t i_;
+  words_t words_[ahead];
+};
+
+template <int ahead, typename words_t, typename load_t>
+DAQ_DEVICE RowsAhead<ahead, words_t, load_t> rows_ahead(const ColumnWalk& walk, int64_t channel,
+                                                        const load_t& load) {
+  return {walk, channel, load};
+}
+
+// Where a thread's k-th value lies among those of its block, so that combine_columns() finds it.
+DAQ_DEVICE int column_slot(int k) { return k * Columns::kThreads + thread_index(); }
+
+// Combines what the threads of a block have put in the slots of `width` values, before a barrier,
+// in the order of the rows. Calls f(i, value) for each of the block's channels, i counted within the
+// block; all threads must take part, and the caller has a barrier before the next use of `values`.
+template <int width, typename T, typename combine_t, typename F>
+DAQ_DEVICE void combine_columns(const ColumnWalk& walk, const Shared<T>& values,
+                                const combine_t& combine, const F& f) {
+  for (int i = thread_index(); i < walk.across * width; i += block_size()) {
+    const int column = i % walk.across, k = i / walk.across;
+    const int first = k * Columns::kThreads + column;
+    T total = values.load(first);
+    for (int row = 1; row < walk.down; ++row) {
+      total = combine(total, values.load(first + row * walk.across));
+    }
+    f(column * width + k, total);
+  }
+}
+
+// The same of values in registers; `scratch` is for kThreads * width values.
 template <int width, typename T, typename combine_t, typename F>
 DAQ_DEVICE void reduce_columns(const ColumnWalk& walk, const Shared<T>& scratch,
                                const T (&values)[width], const combine_t& combine, const F& f) {
-  const int block_channels = walk.across * width;
-  if (thread_index() < walk.across * walk.down) {
-    const int row = thread_index() / walk.across, column = thread_index() % walk.across;
 #pragma unroll
-    for (int k = 0; k < width; ++k) {
-      scratch.store(row * block_channels + k * walk.across + column, values[k]);
-    }
-  }
+  for (int k = 0; k < width; ++k) scratch.store(column_slot(k), values[k]);
   barrier();
-  for (int i = thread_index(); i < block_channels; i += block_size()) {
-    T total = scratch.load(i);
-    for (int row = 1; row < walk.down; ++row) {
-      total = combine(total, scratch.load(row * block_channels + i));
-    }
-    // Stored by (k, column), so that neighbouring threads use neighbouring banks.
-    f(i % walk.across * width + i / walk.across, total);
-  }
+  combine_columns<width>(walk, scratch, combine, f);
 }
 
 }  // namespace daq_mm::cuda

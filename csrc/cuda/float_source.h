@@ -83,6 +83,32 @@ DAQ_DEVICE void load_values(const FloatSource<type>& source, int64_t i, float (&
   }
 }
 
+// `width` values, 1 or kVector, as they lie in memory: loaded now, unpacked when they are used.
+template <FloatType type, int width>
+struct FloatWords {
+  static constexpr bool kPairs = width > 1 && type != FloatType::float32;
+
+  uint32_t word[kPairs ? width / 2 : width] = {};
+
+  // From element i on, where wanted; else the words stay.
+  DAQ_DEVICE void load_if(bool wanted, const FloatSource<type>& source, int64_t i) {
+    if constexpr (width == 1) {
+      source.template load_if<sizeof(FloatWord<type>)>(wanted, i, word);
+    } else {
+      source.template load_if<16>(wanted, i, word);
+      if constexpr (!kPairs) source.template load_if<16>(wanted, i + 4, word + 4);
+    }
+  }
+  DAQ_DEVICE float value(int k) const {
+    if constexpr (type == FloatType::float32) {
+      return float_of_bits(word[k]);
+    } else {
+      const uint32_t bits = kPairs ? word[k / 2] >> (16 * (k % 2)) : word[k];
+      return from_word<type>(static_cast<uint16_t>(bits));
+    }
+  }
+};
+
 template <FloatType type, int width>
 DAQ_DEVICE void store_values(const FloatTarget<type>& target, int64_t i, const float (&v)[width]) {
   if constexpr (width == 1) {

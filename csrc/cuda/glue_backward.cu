@@ -15,89 +15,108 @@ namespace {
 
 constexpr int kThreads = Columns::kThreads;
 
-// partials (2, channels, parts).
-template <FloatType type>
-DAQ_KERNEL(kThreads, 2)
-void reduce_kernel(MaskedGradient<type> gradient, YHat<type> y, Global<const float> mean,
-                   Global<const float> invstd, FloatTarget<type> gz, ColumnWalk walk, bool vectors,
-                   Global<double> partials) {
-  const ColumnPlace place(walk, vectors);
-  const bool norm = !mean.is_null();
-  typename YHat<type>::OfColumn of_y;
-  float m[kVector], s[kVector];
-  if (norm) {
-    y.of_column(walk, place, of_y);
-    place.load_channels(mean, 0, m);
-    place.load_channels(invstd, 0, s);
+// What norm_act_reduce adds up, and of what: see glue.h.
+template <FloatType type, bool vectors>
+struct Reduced {
+  MaskedGradient<type, vectors> gradient;
+  FloatSource<type> g2;      // or null
+  YHat<type, vectors> y;
+  Global<const float> mean;  // or null
+  Global<const float> invstd;
+
+  Reduced(const NormActReduce& a, const GlueSize& size)
+      : gradient(a.g, a.mask, size), y(a.y, a.grid, size) {
+    if (a.g2 != nullptr) g2 = source_of<type>({a.g2, size.count(), type});
+    if (a.mean == nullptr) return;
+    mean = {a.mean, size.channels};
+    invstd = {a.invstd, size.channels};
   }
-  ChunkedSum sum[kVector], product[kVector];
-  if (place.count > 0) {
-    int in_chunk = 0;
-    walk.for_rows([&](int64_t row) {
-      const int64_t i = row * walk.channels + place.channel;
-      float v[kVector];
-      gradient.load(walk, place, row, v);
-      if (!gz.is_null()) place.store<type>(gz, i, v);
-      if (++in_chunk > ChunkedSum::kChunk) {
-        in_chunk = 1;
-        for (int k = 0; k < kVector; ++k) sum[k].flush(), product[k].flush();
-      }
-#pragma unroll
-      for (int k = 0; k < kVector; ++k) sum[k].chunk = add(sum[k].chunk, v[k]);
-      if (!norm) return;
-      float x[kVector];
-      y.load(place, of_y, i, x);
-#pragma unroll
-      for (int k = 0; k < kVector; ++k) {
-        x[k] = multiply(subtract(x[k], m[k]), s[k]);
-        product[k].chunk = add(product[k].chunk, multiply(v[k], x[k]));
-      }
-    });
+
+  struct Words {
+    typename MaskedGradient<type, vectors>::Words gradient;
+    ColumnWords<type, vectors> g2;
+    typename YHat<type, vectors>::Words y;
+  };
+  DAQ_DEVICE void load_if(bool wanted, const ColumnWalk& walk, const ColumnPlace<vectors>& place,
+                          int64_t row, int64_t i, Words& words) const {
+    gradient.load_if(wanted, walk, place, row, i, words.gradient);
+    words.g2.load_if(wanted && !g2.is_null(), place, g2, i);
+    y.load_if(wanted && !mean.is_null(), place, i, words.y);
   }
-  const Shared<double> scratch(0, kThreads * kVector);
-  const int64_t first = block_y() * walk.across * kVector;
-  for (int which = 0; which < 2; ++which) {
-    double values[kVector];
-    for (int k = 0; k < kVector; ++k) {
-      sum[k].flush();
-      product[k].flush();
-      values[k] = which == 0 ? sum[k].total : product[k].total;
+  // The gradient before the activation.
+  DAQ_DEVICE void unpack(const Words& words, float (&v)[kVector]) const {
+#pragma unroll
+    for (int k = 0; k < kVector; ++k) v[k] = words.gradient.g.value(k);
+    if (!g2.is_null()) {
+#pragma unroll
+      for (int k = 0; k < kVector; ++k) v[k] = rounded_to<type>(add(v[k], words.g2.value(k)));
     }
-    barrier();
-    reduce_columns<kVector>(walk, scratch, values, sum_of<double>, [&](int i, double value) {
-      if (first + i >= walk.channels) return;
-      partials.store((which * walk.channels + first + i) * walk.parts + block_x(), value);
+#pragma unroll
+    for (int k = 0; k < kVector; ++k) v[k] = gradient.masked(v[k], words.gradient, k);
+  }
+};
+
+// partials (2, channels, parts).
+template <FloatType type, bool vectors>
+DAQ_KERNEL(kThreads, vectors ? 2 : 1)
+void reduce_kernel(Reduced<type, vectors> reduced, FloatTarget<type> gz, ColumnWalk walk,
+                   Global<double> partials) {
+  using Words = typename Reduced<type, vectors>::Words;
+  constexpr int kAhead = vectors && type == FloatType::float32 ? 1 : 2;  // what registers allow
+  const ColumnPlace<vectors> place(walk);
+  ChunkedSums<2> sums;
+  if (place.count > 0) {
+    const auto load = [&](bool wanted, int64_t row, int64_t i, Words& words) {
+      reduced.load_if(wanted, walk, place, row, i, words);
+    };
+    auto rows = rows_ahead<kAhead, Words>(walk, place.channel, load);
+    typename YHat<type, vectors>::OfColumn of_y;
+    float m[kVector], s[kVector];
+    const bool norm = !reduced.mean.is_null();
+    if (norm) {
+      reduced.y.of_column(walk, place, of_y);
+      place.load_channels(reduced.mean, 0, m);
+      place.load_channels(reduced.invstd, 0, s);
+    }
+    rows.for_each([&](int64_t, int64_t i, const Words& words) {
+      sums.next_row();
+      float v[kVector];
+      reduced.unpack(words, v);
+      if (!gz.is_null()) place.template store<type>(gz, i, v);
+#pragma unroll
+      for (int k = 0; k < kVector; ++k) sums.add_to(0, k, v[k]);
+      if (!norm) return;
+      reduced.y.for_values(of_y, words.y, [&](int k, float x) {
+        x = multiply(subtract(x, m[k]), s[k]);
+        sums.add_to(1, k, multiply(v[k], x));
+      });
     });
   }
+  const int64_t first = block_y() * walk.across * kVector;
+  sums.finish(walk, [&](int which, int i, double value) {
+    if (first + i >= walk.channels) return;
+    partials.store((which * walk.channels + first + i) * walk.parts + block_x(), value);
+  });
 }
 
-template <FloatType type>
+template <FloatType type, bool vectors>
 DAQ_KERNEL(kThreads, 2)
-void apply_kernel(Backward<type> backward, ColumnWalk walk, bool vectors, FloatTarget<type> dy) {
-  const ColumnPlace place(walk, vectors);
+void apply_kernel(Backward<type, vectors> backward, ColumnWalk walk, FloatTarget<type> dy) {
+  const ColumnPlace<vectors> place(walk);
   if (place.count == 0) return;
-  typename Backward<type>::OfColumn c;
-  backward.of_column(walk, place, c);
-  walk.for_rows([&](int64_t row) {
-    float v[kVector];
-    backward.load(walk, place, c, row, v);
-    place.store<type>(dy, row * walk.channels + place.channel, v);
+  backward.for_rows(walk, place, [] {}, [&](int64_t i, const float (&v)[kVector]) {
+    place.template store<type>(dy, i, v);
   });
 }
 
 // maxima: bits of (channels + 1) absolute maxima, the last one of all.
-template <FloatType type>
+template <FloatType type, bool vectors>
 DAQ_KERNEL(kThreads, 2)
-void maxima_kernel(Backward<type> backward, ColumnWalk walk, bool vectors,
-                   Global<uint32_t> maxima) {
-  const ColumnPlace place(walk, vectors);
+void maxima_kernel(Backward<type, vectors> backward, ColumnWalk walk, Global<uint32_t> maxima) {
+  const ColumnPlace<vectors> place(walk);
   uint32_t most[kVector] = {};
   if (place.count > 0) {
-    typename Backward<type>::OfColumn c;
-    backward.of_column(walk, place, c);
-    walk.for_rows([&](int64_t row) {
-      float v[kVector];
-      backward.load(walk, place, c, row, v);
+    backward.for_rows(walk, place, [] {}, [&](int64_t, const float (&v)[kVector]) {
 #pragma unroll
       for (int k = 0; k < kVector; ++k) most[k] = larger(most[k], bits_of(v[k]) & ~kSignBit);
     });
@@ -114,29 +133,27 @@ void maxima_kernel(Backward<type> backward, ColumnWalk walk, bool vectors,
   if (lane_index() == 0 && of_all > 0) atomic_max(maxima, walk.channels, of_all);
 }
 
-template <FloatType type>
+template <FloatType type, bool vectors>
 DAQ_KERNEL(kThreads, 2)
-void quantize_kernel(Backward<type> backward, ColumnWalk walk, bool vectors,
+void quantize_kernel(Backward<type, vectors> backward, ColumnWalk walk,
                      Global<const float> threshold, bool by_channel, Global<const int64_t> seed,
                      Global<uint8_t> q) {
-  const ColumnPlace place(walk, vectors);
+  const ColumnPlace<vectors> place(walk);
   if (place.count == 0) return;
   const GradientRounding rounding(seed);
-  typename Backward<type>::OfColumn c;
-  backward.of_column(walk, place, c);
   float inverse[kVector];
+  const auto prepare = [&] {  // all loads before the divisions, which have branches
+    float s[kVector];
 #pragma unroll
-  for (int k = 0; k < kVector; ++k) {
-    const int64_t channel = k < place.count ? place.channel + k : place.channel;
-    inverse[k] = inverse_step(threshold.load(by_channel ? channel : 0), kSignedLevels);
-  }
-  walk.for_rows([&](int64_t row) {
-    const int64_t i = row * walk.channels + place.channel;
-    float v[kVector];
-    backward.load(walk, place, c, row, v);
+    for (int k = 0; k < kVector; ++k) {
+      s[k] = threshold.load(by_channel && place.has(k) ? place.channel + k : 0);
+    }
+#pragma unroll
+    for (int k = 0; k < kVector; ++k) inverse[k] = inverse_step(s[k], kSignedLevels);
+  };
+  backward.for_rows(walk, place, prepare, [&](int64_t i, const float (&v)[kVector]) {
     uint32_t b[kVector];
-#pragma unroll
-    for (int k = 0; k < kVector; ++k) b[k] = rounding.quantize(v[k], inverse[k], i + k);
+    rounding.quantize<vectors>(v, inverse, i, b);
     place.store_codes(q, i, b);
   });
 }
@@ -157,13 +174,11 @@ void norm_act_reduce(const NormActReduce& a, const GlueSize& size, void* workspa
   double* partials = static_cast<double*>(workspace);
   const int64_t entries = 2 * size.channels;
   const bool vectors = all_aligned(size, a.g, a.g2, a.y, a.gz);
-  with_float_type(size.type, [&](auto type) {
-    launch(reduce_kernel<type()>, columns.grid, kThreads, kThreads * kVector * sizeof(double),
-           stream, MaskedGradient<type()>(a.g, a.g2, a.mask, size), YHat<type()>(a.y, a.grid, size),
-           a.mean == nullptr ? Global<const float>() : Global<const float>(a.mean, size.channels),
-           a.mean == nullptr ? Global<const float>() : Global<const float>(a.invstd, size.channels),
+  with_column_type(size, vectors, [&](auto type, auto by_vectors) {
+    launch(reduce_kernel<type(), by_vectors()>, columns.grid, kThreads, ChunkedSums<2>::kBytes,
+           stream, Reduced<type(), by_vectors()>(a, size),
            a.gz == nullptr ? FloatTarget<type()>() : target_of<type()>(a.gz, size.count()),
-           ColumnWalk(columns), vectors, Global<double>(partials, entries * columns.parts));
+           ColumnWalk(columns), Global<double>(partials, entries * columns.parts));
   });
   combine_parts(partials, entries, columns.parts, a.sums, stream);
 }
@@ -171,9 +186,10 @@ void norm_act_reduce(const NormActReduce& a, const GlueSize& size, void* workspa
 void norm_backward_apply(const NormBackward& a, const GlueSize& size, void* dy, Stream stream) {
   if (size.count() == 0) return;
   const Columns columns = glue_columns(size);
-  with_float_type(size.type, [&](auto type) {
-    launch(apply_kernel<type()>, columns.grid, kThreads, 0, stream, Backward<type()>(a, size),
-           ColumnWalk(columns), all_aligned(size, a.g, a.y, dy),
+  const bool vectors = all_aligned(size, a.g, a.y, dy);
+  with_column_type(size, vectors, [&](auto type, auto by_vectors) {
+    launch(apply_kernel<type(), by_vectors()>, columns.grid, kThreads, 0, stream,
+           Backward<type(), by_vectors()>(a, size), ColumnWalk(columns),
            target_of<type()>(dy, size.count()));
   });
 }
@@ -183,9 +199,10 @@ void norm_backward_maxima(const NormBackward& a, const GlueSize& size, float* ma
   clear(maxima, (size.channels + 1) * sizeof(float), stream);
   if (size.count() == 0) return;
   const Columns columns = glue_columns(size);
-  with_float_type(size.type, [&](auto type) {
-    launch(maxima_kernel<type()>, columns.grid, kThreads, kThreads * kVector * sizeof(uint32_t),
-           stream, Backward<type()>(a, size), ColumnWalk(columns), all_aligned(size, a.g, a.y),
+  with_column_type(size, all_aligned(size, a.g, a.y), [&](auto type, auto by_vectors) {
+    launch(maxima_kernel<type(), by_vectors()>, columns.grid, kThreads,
+           kThreads * kVector * sizeof(uint32_t), stream, Backward<type(), by_vectors()>(a, size),
+           ColumnWalk(columns),
            Global<uint32_t>(reinterpret_cast<uint32_t*>(maxima), size.channels + 1));
   });
 }
@@ -194,9 +211,10 @@ void norm_backward_quantize(const NormBackward& a, const GlueSize& size, const f
                             int64_t thresholds, const int64_t* seed, int8_t* q, Stream stream) {
   if (size.count() == 0) return;
   const Columns columns = glue_columns(size);
-  with_float_type(size.type, [&](auto type) {
-    launch(quantize_kernel<type()>, columns.grid, kThreads, 0, stream, Backward<type()>(a, size),
-           ColumnWalk(columns), all_aligned(size, a.g, a.y, q),
+  const bool vectors = all_aligned(size, a.g, a.y, q);
+  with_column_type(size, vectors, [&](auto type, auto by_vectors) {
+    launch(quantize_kernel<type(), by_vectors()>, columns.grid, kThreads, 0, stream,
+           Backward<type(), by_vectors()>(a, size), ColumnWalk(columns),
            Global<const float>(threshold, thresholds), thresholds > 1,
            seed == nullptr ? Global<const int64_t>() : Global<const int64_t>(seed, 1),
            Global<uint8_t>(reinterpret_cast<uint8_t*>(q), size.count()));

@@ -41,12 +41,32 @@ struct AnyFloats {
     if (type == FloatType::bfloat16) return float_from_bfloat16(narrow.load(i));
     return float_from_half(narrow.load(i));
   }
+  // Of a column, with one branch for all its channels, so that their loads are in flight together.
+  template <bool vectors>
+  DAQ_DEVICE void load_channels(const ColumnPlace<vectors>& place, float (&v)[kVector]) const {
+    if (type == FloatType::float32) {
+      place.load_channels(wide, 0, v);
+      return;
+    }
+    uint32_t bits[kVector];
+#pragma unroll
+    for (int k = 0; k < kVector; ++k) bits[k] = place.has(k) ? narrow.load(place.channel + k) : 0;
+#pragma unroll
+    for (int k = 0; k < kVector; ++k) {
+      const auto word = static_cast<uint16_t>(bits[k]);
+      v[k] = type == FloatType::bfloat16 ? float_from_bfloat16(word) : float_from_half(word);
+    }
+  }
 };
 
 // ---- statistics ----
 
 DAQ_DEVICE float lower(float a, float b) { return a != a || a < b ? a : b; }
 DAQ_DEVICE float higher(float a, float b) { return a != a || a > b ? a : b; }
+
+// Rows that a thread has in flight: there is one operand, so more of them.
+template <FloatType type, bool vectors>
+constexpr int kStatsAhead = !vectors ? 1 : type == FloatType::float32 ? 3 : 4;
 
 // One of the four statistics of two parts.
 DAQ_DEVICE double combined(int which, double a, double b) {
@@ -56,53 +76,48 @@ DAQ_DEVICE double combined(int which, double a, double b) {
 }
 
 // partials (4, channels, parts), part by part of a column.
-template <FloatType type>
+template <FloatType type, bool vectors>
 DAQ_KERNEL(kThreads, 2)
-void stats_kernel(FloatSource<type> y, ColumnWalk walk, bool vectors, Global<double> partials) {
-  const ColumnPlace place(walk, vectors);
-  ChunkedSum sum[kVector], squares[kVector];
+void stats_kernel(FloatSource<type> y, ColumnWalk walk, Global<double> partials) {
+  using Words = ColumnWords<type, vectors>;
+  const ColumnPlace<vectors> place(walk);
+  ChunkedSums<2> sums;
   float low[kVector], high[kVector];
+#pragma unroll
   for (int k = 0; k < kVector; ++k) {
     low[k] = float_of_bits(kInfinityBits);
     high[k] = float_of_bits(kInfinityBits | kSignBit);
   }
   if (place.count > 0) {
-    int in_chunk = 0;
-    walk.for_rows([&](int64_t row) {
-      float v[kVector];
-      place.load<type>(y, row * walk.channels + place.channel, v);
-      if (++in_chunk > ChunkedSum::kChunk) {
-        in_chunk = 1;
-        for (int k = 0; k < kVector; ++k) sum[k].flush(), squares[k].flush();
-      }
+    const auto load = [&](bool wanted, int64_t, int64_t i, Words& words) {
+      words.load_if(wanted, place, y, i);
+    };
+    auto rows = rows_ahead<kStatsAhead<type, vectors>, Words>(walk, place.channel, load);
+    rows.for_each([&](int64_t, int64_t, const Words& words) {
+      sums.next_row();
 #pragma unroll
       for (int k = 0; k < kVector; ++k) {
-        sum[k].chunk = add(sum[k].chunk, v[k]);
-        squares[k].chunk = add(squares[k].chunk, multiply(v[k], v[k]));
-        low[k] = lower(low[k], v[k]);
-        high[k] = higher(high[k], v[k]);
+        const float v = words.value(k);
+        sums.add_to(0, k, v);
+        sums.add_to(1, k, multiply(v, v));
+        low[k] = lower(low[k], v);
+        high[k] = higher(high[k], v);
       }
     });
   }
-  const Shared<double> scratch(0, kThreads * kVector);
   const int64_t first = block_y() * walk.across * kVector;
-  for (int which = 0; which < kStats; ++which) {
-    double values[kVector];
-    for (int k = 0; k < kVector; ++k) {
-      sum[k].flush();
-      squares[k].flush();
-      values[k] = which == 0   ? sum[k].total
-                  : which == 1 ? squares[k].total
-                  : which == 2 ? static_cast<double>(low[k])
-                               : static_cast<double>(high[k]);
-    }
+  const auto store = [&](int which, int i, double value) {
+    if (first + i >= walk.channels) return;
+    partials.store((which * walk.channels + first + i) * walk.parts + block_x(), value);
+  };
+  sums.finish(walk, store);
+  const Shared<float> scratch(0, kThreads * kVector);
+#pragma unroll
+  for (int which = 2; which < kStats; ++which) {
     barrier();
-    reduce_columns<kVector>(
-        walk, scratch, values, [&](double a, double b) { return combined(which, a, b); },
-        [&](int i, double value) {
-          if (first + i >= walk.channels) return;
-          partials.store((which * walk.channels + first + i) * walk.parts + block_x(), value);
-        });
+    const auto combine = [&](float a, float b) { return which == 2 ? lower(a, b) : higher(a, b); };
+    reduce_columns<kVector>(walk, scratch, which == 2 ? low : high, combine,
+                            [&](int i, float value) { store(which, i, value); });
   }
 }
 
@@ -205,6 +220,20 @@ struct Affine {
     if (!weight.is_null()) scale = multiply(scale, weight.load(c));
     shift = subtract(bias.is_null() ? 0.0f : bias.load(c), multiply(mean.load(c), scale));
   }
+  template <bool vectors>
+  DAQ_DEVICE void of_column(const ColumnPlace<vectors>& place, float (&scale)[kVector],
+                            float (&shift)[kVector]) const {
+    float m[kVector], w[kVector], b[kVector] = {};
+    place.load_channels(invstd, 0, scale);
+    place.load_channels(mean, 0, m);
+    if (!weight.is_null()) weight.load_channels(place, w);
+    if (!bias.is_null()) bias.load_channels(place, b);
+#pragma unroll
+    for (int k = 0; k < kVector; ++k) {
+      if (!weight.is_null()) scale[k] = multiply(scale[k], w[k]);
+      shift[k] = subtract(b[k], multiply(m[k], scale[k]));
+    }
+  }
 };
 
 DAQ_DEVICE float activated(float v, Activation act) {
@@ -217,20 +246,34 @@ DAQ_DEVICE bool passes(float v, Activation act) {
   return !(v <= 0.0f) && !(act == Activation::kRelu6 && v >= 6.0f);
 }
 
+// Makes act(v) of a column's values; bit k of the result says whether v[k] passes a gradient.
+template <Activation act>
+DAQ_DEVICE uint32_t activate(float (&v)[kVector]) {
+  uint32_t bits = 0;
+#pragma unroll
+  for (int k = 0; k < kVector; ++k) {
+    if (passes(v[k], act)) bits |= 1u << k;
+    v[k] = activated(v[k], act);
+  }
+  return bits;
+}
+
 // Codes of a channel: low, and what (y - low) is multiplied with.
 struct CodeGrid {
   float low;
   float high;
 
-  DAQ_DEVICE CodeGrid(const Global<const double>& stats, int64_t channels, int64_t c)
-      : low(static_cast<float>(stats.load(2 * channels + c))),
-        high(static_cast<float>(stats.load(3 * channels + c))) {}
   DAQ_DEVICE float step() const { return divide(subtract(high, low), kUnsignedLevels); }
   DAQ_DEVICE float inverse() const {
     const float inverse = divide(kUnsignedLevels, subtract(high, low));
     return is_finite(inverse) ? inverse : 0.0f;
   }
 };
+
+DAQ_DEVICE CodeGrid code_grid(const Global<const double>& stats, int64_t channels, int64_t c) {
+  return {static_cast<float>(stats.load(2 * channels + c)),
+          static_cast<float>(stats.load(3 * channels + c))};
+}
 
 // Extremes of out, from those of y by channel: every step is monotone. One block.
 template <FloatType type>
@@ -239,7 +282,7 @@ void predict_extremes(Global<const double> stats, int64_t channels, Affine affin
                       Global<uint32_t> extremes) {
   Extremes seen;
   for (int64_t c = thread_index(); c < channels; c += kThreads) {
-    const CodeGrid ends(stats, channels, c);
+    const CodeGrid ends = code_grid(stats, channels, c);
     float scale = 1.0f, shift = 0.0f;
     const bool norm = !affine.mean.is_null();
     if (norm) affine.of_channel(c, scale, shift);
@@ -271,13 +314,13 @@ struct ForwardMemory {
   Global<uint8_t> mask;
 };
 
-template <FloatType type>
+template <FloatType type, bool vectors>
 DAQ_DEVICE void write_grids(const ForwardMemory<type>& memory, const ColumnWalk& walk,
-                            const ColumnPlace& place, const ActivationGrid& grid) {
+                            const ColumnPlace<vectors>& place, const ActivationGrid& grid) {
   if (block_x() != 0 || thread_index() >= walk.across) return;
   if (!memory.codes.is_null()) {
     for (int k = 0; k < place.count; ++k) {
-      const CodeGrid codes(memory.stats, walk.channels, place.channel + k);
+      const CodeGrid codes = code_grid(memory.stats, walk.channels, place.channel + k);
       memory.grid.store(place.channel + k, codes.low);
       memory.grid.store(walk.channels + place.channel + k, codes.step());
     }
@@ -288,64 +331,81 @@ DAQ_DEVICE void write_grids(const ForwardMemory<type>& memory, const ColumnWalk&
   }
 }
 
-template <FloatType type>
+template <FloatType type, bool vectors>
 DAQ_KERNEL(kThreads, 2)
-void forward_kernel(ForwardMemory<type> memory, ColumnWalk walk, bool vectors, Affine affine,
-                    Activation act) {
-  const ColumnPlace place(walk, vectors);
+void forward_kernel(ForwardMemory<type> memory, ColumnWalk walk, Affine affine, Activation act) {
+  struct Words {
+    ColumnWords<type, vectors> y;
+    ColumnWords<type, vectors> residual;
+  };
+  const ColumnPlace<vectors> place(walk);
   const bool norm = !affine.mean.is_null(), wants_q = !memory.q.is_null();
   const bool wants_codes = !memory.codes.is_null(), has_residual = !memory.residual.is_null();
-  Extremes seen;
-  if (!memory.qparams.is_null()) seen = {memory.extremes.load(0), memory.extremes.load(1)};
-  const ActivationGrid grid(seen, memory.allow_unsigned);
-  write_grids<type>(memory, walk, place, grid);
-  float scale[kVector] = {}, shift[kVector] = {}, low[kVector] = {}, inverse[kVector] = {};
-#pragma unroll
-  for (int k = 0; k < kVector; ++k) {
-    if (k >= place.count) continue;
-    if (norm) affine.of_channel(place.channel + k, scale[k], shift[k]);
-    if (wants_codes) {
-      const CodeGrid codes(memory.stats, walk.channels, place.channel + k);
-      low[k] = codes.low;
-      inverse[k] = codes.inverse();
-    }
-  }
   Extremes found;
-  const int64_t mask_columns = (walk.channels + kVector - 1) / kVector;
-  const auto one_row = [&](int64_t row) {
-    const int64_t i = row * walk.channels + place.channel;
-    float y[kVector], v[kVector], more[kVector] = {};
-    place.load<type>(memory.y, i, y);
-    if (has_residual) place.load<type>(memory.residual, i, more);
-    uint32_t b[kVector], bits = 0;
-#pragma unroll
-    for (int k = 0; k < kVector; ++k) {
-      v[k] = norm ? add(multiply(y[k], scale[k]), shift[k]) : y[k];
-      if (has_residual) v[k] = add(v[k], more[k]);
-      v[k] = rounded_to<type>(v[k]);
-      if (k < place.count && passes(v[k], act)) bits |= 1u << k;
-      v[k] = activated(v[k], act);
-      if (memory.find_extremes && k < place.count) found.see(v[k]);
-    }
-    if (!memory.mask.is_null()) {
-      memory.mask.store(row * mask_columns + place.channel / kVector, static_cast<uint8_t>(bits));
-    }
-    if (!memory.out.is_null()) place.store<type>(memory.out, i, v);
-    if (wants_q) {
-#pragma unroll
-      for (int k = 0; k < kVector; ++k) b[k] = grid.quantize(v[k]);
-      place.store_codes(memory.q, i, b);
-    }
-    if (wants_codes) {
+  if (place.count > 0) {
+    const auto load = [&](bool wanted, int64_t, int64_t i, Words& words) {
+      words.y.load_if(wanted, place, memory.y, i);
+      words.residual.load_if(wanted && has_residual, place, memory.residual, i);
+    };
+    auto rows = rows_ahead<kRowsAhead<type, vectors>, Words>(walk, place.channel, load);
+    float scale[kVector] = {}, shift[kVector] = {}, inverse[kVector] = {};
+    CodeGrid codes[kVector] = {};
+    if (norm) affine.of_column(place, scale, shift);
+    if (wants_codes) {  // all loads before the divisions, which have branches
 #pragma unroll
       for (int k = 0; k < kVector; ++k) {
-        const float scaled = multiply(subtract(y[k], low[k]), inverse[k]);
-        b[k] = rounded_bits(fminf(fmaxf(scaled, 0.0f), kUnsignedLevels), 0.0f);
+        if (place.has(k)) codes[k] = code_grid(memory.stats, walk.channels, place.channel + k);
       }
-      place.store_codes(memory.codes, i, b);
+#pragma unroll
+      for (int k = 0; k < kVector; ++k) inverse[k] = codes[k].inverse();
     }
-  };
-  if (place.count > 0) walk.for_rows(one_row);
+    Extremes seen;
+    if (!memory.qparams.is_null()) seen = {memory.extremes.load(0), memory.extremes.load(1)};
+    const ActivationGrid grid(seen, memory.allow_unsigned);
+    write_grids<type>(memory, walk, place, grid);
+    rows.for_each([&](int64_t row, int64_t i, const Words& words) {
+      // One branch a step for all values: what a launch does not want costs no more than that.
+      float v[kVector];
+      uint32_t b[kVector];
+#pragma unroll
+      for (int k = 0; k < kVector; ++k) v[k] = words.y.value(k);
+      if (norm) {
+#pragma unroll
+        for (int k = 0; k < kVector; ++k) v[k] = add(multiply(v[k], scale[k]), shift[k]);
+      }
+      if (has_residual) {
+#pragma unroll
+        for (int k = 0; k < kVector; ++k) v[k] = add(v[k], words.residual.value(k));
+      }
+#pragma unroll
+      for (int k = 0; k < kVector; ++k) v[k] = rounded_to<type>(v[k]);
+      if (act != Activation::kNone) {
+        const uint32_t bits = act == Activation::kRelu ? activate<Activation::kRelu>(v)
+                                                       : activate<Activation::kRelu6>(v);
+        memory.mask.store(place.of_mask(walk, row, i), static_cast<uint8_t>(bits & place.bits()));
+      }
+      if (memory.find_extremes) {
+#pragma unroll
+        for (int k = 0; k < kVector; ++k) {
+          if (place.has(k)) found.see(v[k]);
+        }
+      }
+      if (!memory.out.is_null()) place.template store<type>(memory.out, i, v);
+      if (wants_q) {
+#pragma unroll
+        for (int k = 0; k < kVector; ++k) b[k] = grid.quantize(v[k]);
+        place.store_codes(memory.q, i, b);
+      }
+      if (wants_codes) {
+#pragma unroll
+        for (int k = 0; k < kVector; ++k) {
+          const float scaled = multiply(subtract(words.y.value(k), codes[k].low), inverse[k]);
+          b[k] = rounded_bits(fminf(fmaxf(scaled, 0.0f), kUnsignedLevels), 0.0f);
+        }
+        place.store_codes(memory.codes, i, b);
+      }
+    });
+  }
   if (memory.find_extremes) gather_extremes(found, memory.extremes);
 }
 
@@ -364,7 +424,8 @@ void launch_forward(const NormActForward& a, const GlueSize& size, const Affine&
   if (!two_passes) {
     if (a.q != nullptr) memory.q = {a.q, count};
     memory.qparams = {a.qparams, 2};
-    launch(predict_extremes<type>, Grid{}, kThreads, kExtremesShared, stream, memory.stats, channels, affine, a.act, memory.extremes);
+    launch(predict_extremes<type>, Grid{}, kThreads, kExtremesShared, stream, memory.stats,
+           channels, affine, a.act, memory.extremes);
   }
   memory.find_extremes = two_passes;
   memory.allow_unsigned = a.allow_unsigned;
@@ -375,8 +436,9 @@ void launch_forward(const NormActForward& a, const GlueSize& size, const Affine&
   if (a.act != Activation::kNone) memory.mask = {a.mask, size.mask_bytes()};
   const Columns columns = glue_columns(size);
   const bool vectors = all_aligned(size, a.y, a.residual, a.out, a.q, a.codes);
-  launch(forward_kernel<type>, columns.grid, kThreads, kExtremesShared, stream, memory,
-         ColumnWalk(columns), vectors, affine, a.act);
+  const auto kernel = vectors ? forward_kernel<type, true> : forward_kernel<type, false>;
+  launch(kernel, columns.grid, kThreads, kExtremesShared, stream, memory, ColumnWalk(columns),
+         affine, a.act);
   if (two_passes && a.q == nullptr) {
     extremes_to_qparams(a.extremes, a.allow_unsigned, a.qparams, stream);
   } else if (two_passes) {
@@ -399,10 +461,9 @@ void stats_of(const GlueSize& size, const void* y, void* workspace, double* stat
   const Columns columns = glue_columns(size);
   const Global<double> partials(static_cast<double*>(workspace),
                                 kStats * size.channels * columns.parts);
-  with_float_type(size.type, [&](auto type) {
-    launch(stats_kernel<type()>, columns.grid, kThreads, kThreads * kVector * sizeof(double),
-           stream, source_of<type()>({y, size.count(), type()}), ColumnWalk(columns),
-           all_aligned(size, y), partials);
+  with_column_type(size, all_aligned(size, y), [&](auto type, auto by_vectors) {
+    launch(stats_kernel<type(), by_vectors()>, columns.grid, kThreads, ChunkedSums<2>::kBytes,
+           stream, source_of<type()>({y, size.count(), type()}), ColumnWalk(columns), partials);
   });
   launch(combine_stats, Grid{(kStats * size.channels + kWarps - 1) / kWarps}, kThreads, 0, stream,
          Global<const double>(static_cast<const double*>(workspace),

@@ -15,19 +15,17 @@ namespace {
 
 constexpr int kThreads = Columns::kThreads;
 
-template <FloatType type>
-DAQ_KERNEL(kThreads, 2)
-void moments_kernel(Backward<type> backward, ColumnWalk walk, bool vectors, Due due,
+// One block a processor: sums in double leave too few registers for two, and loads in flight.
+template <FloatType type, bool vectors>
+DAQ_KERNEL(kThreads, 1)
+void moments_kernel(Backward<type, vectors> backward, ColumnWalk walk, Due due,
                     Partials partials) {
   if (!due.now()) return;
-  const ColumnPlace place(walk, vectors);
+  const ColumnPlace<vectors> place(walk);
+  constexpr int kAhead = !vectors ? 2 : type == FloatType::float32 ? 3 : 5;
   double sum[kVector] = {}, squares[kVector] = {};
   if (place.count > 0) {
-    typename Backward<type>::OfColumn c;
-    backward.of_column(walk, place, c);
-    walk.for_rows([&](int64_t row) {
-      float v[kVector];
-      backward.load(walk, place, c, row, v);
+    backward.template for_rows<kAhead>(walk, place, [] {}, [&](int64_t, const auto& v) {
 #pragma unroll
       for (int k = 0; k < kVector; ++k) {
         const double wide = v[k];
@@ -39,30 +37,28 @@ void moments_kernel(Backward<type> backward, ColumnWalk walk, bool vectors, Due 
   store_moments<kVector>(walk, sum, squares, partials);
 }
 
-template <FloatType type>
+template <FloatType type, bool vectors>
 DAQ_KERNEL(kThreads, 2)
-void tails_kernel(Backward<type> backward, ColumnWalk walk, bool vectors, Due due, Limits limits,
+void tails_kernel(Backward<type, vectors> backward, ColumnWalk walk, Due due, Limits limits,
                   Global<Counter> counts) {
   if (!due.now()) return;
   const float all = limits.all();
-  const ColumnPlace place(walk, vectors);
+  const ColumnPlace<vectors> place(walk);
   uint32_t above[kVector] = {}, above_all = 0;
   if (place.count > 0) {
     float own[kVector];
+    const auto prepare = [&] {
 #pragma unroll
-    for (int k = 0; k < kVector; ++k) {
-      own[k] = k < place.count ? limits.own(place.channel + k) : INFINITY;
-    }
-    typename Backward<type>::OfColumn c;
-    backward.of_column(walk, place, c);
-    walk.for_rows([&](int64_t row) {
-      float v[kVector];
-      backward.load(walk, place, c, row, v);
+      for (int k = 0; k < kVector; ++k) {
+        own[k] = place.has(k) ? limits.own(place.channel + k) : INFINITY;
+      }
+    };
+    backward.for_rows(walk, place, prepare, [&](int64_t, const float (&v)[kVector]) {
 #pragma unroll
       for (int k = 0; k < kVector; ++k) {
         const float magnitude = fabsf(v[k]);
         above[k] += magnitude > own[k] ? 1 : 0;
-        above_all += k < place.count && magnitude > all ? 1 : 0;
+        above_all += place.has(k) && magnitude > all ? 1 : 0;
       }
     });
   }
@@ -111,19 +107,18 @@ void norm_backward_thresholds(const NormBackward& a, const GlueSize& size,
     double* const partials = memory.partials(workspace);
     double* const moments = memory.moments(workspace);
     const ColumnWalk walk(memory.columns);
-    const bool vectors = all_aligned(size, a.g, a.y);
     const Limits limits{Global<const double>(moments, 2 * channels), channels,
                         static_cast<double>(size.rows)};
-    with_float_type(size.type, [&](auto type) {
-      const Backward<type()> backward(a, size);
-      launch(moments_kernel<type()>, memory.columns.grid, kThreads,
-             kThreads * kVector * sizeof(double), stream, backward, walk, vectors, due,
+    with_column_type(size, all_aligned(size, a.g, a.y), [&](auto type, auto by_vectors) {
+      const Backward<type(), by_vectors()> backward(a, size);
+      launch(moments_kernel<type(), by_vectors()>, memory.columns.grid, kThreads,
+             kThreads * kVector * sizeof(double), stream, backward, walk, due,
              Partials{Global<double>(partials, 2 * channels * memory.parts()), channels,
                       memory.parts()});
       combine_moments(due, partials, channels, memory.parts(), moments, stream);
-      launch(tails_kernel<type()>, memory.columns.grid, kThreads,
-             kLimitsBytes + kThreads * kVector * sizeof(uint32_t), stream, backward, walk, vectors,
-             due, limits, Global<Counter>(counts, channels + 1));
+      launch(tails_kernel<type(), by_vectors()>, memory.columns.grid, kThreads,
+             kLimitsBytes + kThreads * kVector * sizeof(uint32_t), stream, backward, walk, due,
+             limits, Global<Counter>(counts, channels + 1));
     });
   }
   move_thresholds_by(due, maxima, counts, channels, static_cast<double>(size.rows), rules, state,

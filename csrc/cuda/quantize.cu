@@ -20,6 +20,7 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kVectorsOfThread = 2;  // loads in flight
+constexpr int kRowsAhead = 3;        // by columns
 constexpr int64_t kBlockValues = int64_t{kThreads} * kVector * kVectorsOfThread;
 constexpr int kTile = 64;         // channels and positions of a transposed tile
 constexpr int kTileStride = 68;  // bytes between a tile's positions: a multiple of 4
@@ -157,17 +158,21 @@ DAQ_KERNEL(Columns::kThreads, 4)
 void quantize_columns(FloatSource<type> g, ColumnWalk walk, GradientLaw law, Global<uint8_t> q) {
   const int64_t channel = walk.channel<width>();
   if (channel >= walk.channels) return;
+  using Words = FloatWords<type, width>;
+  const auto load = [&](bool wanted, int64_t, int64_t i, Words& words) {
+    words.load_if(wanted, g, i);
+  };
+  auto rows = rows_ahead<kRowsAhead, Words>(walk, channel, load);
   const GradientRounding rounding(law.seed);
   float inverse[width];
 #pragma unroll
   for (int k = 0; k < width; ++k) inverse[k] = law.of_channel(channel + k).inverse;
-  walk.for_rows([&](int64_t row) {
-    const int64_t i = row * walk.channels + channel;
+  rows.for_each([&](int64_t, int64_t i, const Words& words) {
     float v[width];
-    load_values<type, width>(g, i, v);
-    uint32_t b[width];
 #pragma unroll
-    for (int k = 0; k < width; ++k) b[k] = rounding.quantize(v[k], inverse[k], i + k);
+    for (int k = 0; k < width; ++k) v[k] = words.value(k);
+    uint32_t b[width];
+    rounding.quantize<true>(v, inverse, i, b);
     store_bytes<width>(q, i, b);
   });
 }
@@ -193,11 +198,14 @@ void quantize_transposed(FloatSource<type> x, int64_t channels, int64_t spatial,
     if (vectors && some == kVector) {
       load_values<type, kVector>(x, from, v);
     } else {
-      for (int k = 0; k < some; ++k) v[k] = from_word<type>(x.load(from + k));
+#pragma unroll
+      for (int k = 0; k < kVector; ++k) v[k] = k < some ? from_word<type>(x.load(from + k)) : 0.0f;
     }
     const auto quantize = law.of_channel(c);
     const int64_t index = (n * spatial + position + p) * channels + c;
-    for (int k = 0; k < some; ++k) {
+#pragma unroll
+    for (int k = 0; k < kVector; ++k) {  // no index may vary, or v would be in local memory
+      if (k >= some) continue;
       tile.store((p + k) * kTileStride + (c - channel),
                  static_cast<uint8_t>(quantize(v[k], index + k * channels)));
     }

@@ -91,10 +91,16 @@ struct ActivationGrid {
   }
 };
 
-// Uniform in [0, 1) of a position in channels-last order; see reference.uniform_from_index.
-DAQ_DEVICE float uniform_of(int64_t index, uint32_t seed) {
-  uint32_t h = static_cast<uint32_t>(index) * 0x9e3779b1u +
-               static_cast<uint32_t>(static_cast<uint64_t>(index) >> 32) * 0x85ebca77u + seed;
+// What uniform_of makes a number of: a position in channels-last order, and a seed. Next to a position
+// that is a multiple of 2**n, those of the following 2**n - 1 are kNextPosition apart.
+constexpr uint32_t kNextPosition = 0x9e3779b1u;
+DAQ_DEVICE uint32_t position_bits(int64_t index, uint32_t seed) {
+  return static_cast<uint32_t>(index) * kNextPosition +
+         static_cast<uint32_t>(static_cast<uint64_t>(index) >> 32) * 0x85ebca77u + seed;
+}
+
+// Uniform in [0, 1); see reference.uniform_from_index.
+DAQ_DEVICE float uniform_of(uint32_t h) {
   h = (h ^ (h >> 16)) * 0x85ebca6bu;
   h = (h ^ (h >> 13)) * 0xc2b2ae35u;
   h = h ^ (h >> 16);
@@ -112,10 +118,36 @@ struct GradientRounding {
   }
   // `index` is v's position in channels-last order.
   DAQ_DEVICE uint32_t quantize(float v, float inverse, int64_t index) const {
+    return random ? at_random(v, inverse, position_bits(index, seed)) : to_nearest(v, inverse);
+  }
+  // `width` values side by side, with one branch for all. whole: `index` is a multiple of `width`, a
+  // power of 2.
+  template <bool whole, int width>
+  DAQ_DEVICE void quantize(const float (&v)[width], const float (&inverse)[width], int64_t index,
+                           uint32_t (&b)[width]) const {
+    if (random) {
+      const uint32_t first = position_bits(index, seed);
+#pragma unroll
+      for (int k = 0; k < width; ++k) {
+        const uint32_t own = whole ? first + k * kNextPosition : position_bits(index + k, seed);
+        b[k] = at_random(v[k], inverse[k], own);
+      }
+    } else {
+#pragma unroll
+      for (int k = 0; k < width; ++k) b[k] = to_nearest(v[k], inverse[k]);
+    }
+  }
+
+ private:
+  static DAQ_DEVICE float number_of(float v, float inverse) {
     const float scaled = multiply(v, inverse);
-    const float number = scaled == scaled ? clamped(scaled, kSignedLevels) : 0.0f;
-    if (!random) return rounded_bits(number, 0.0f);
-    const float moved = floorf(add(number, uniform_of(index, seed)));
+    return scaled == scaled ? clamped(scaled, kSignedLevels) : 0.0f;
+  }
+  static DAQ_DEVICE uint32_t to_nearest(float v, float inverse) {
+    return rounded_bits(number_of(v, inverse), 0.0f);
+  }
+  static DAQ_DEVICE uint32_t at_random(float v, float inverse, uint32_t position) {
+    const float moved = floorf(add(number_of(v, inverse), uniform_of(position)));
     return rounded_bits(fminf(moved, kSignedLevels), 0.0f);
   }
 };

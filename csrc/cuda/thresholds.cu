@@ -28,15 +28,18 @@ constexpr int kWarps = kSweepWarps;
 constexpr int64_t kMostParts = 1024;  // of a sweep for maxima
 constexpr int64_t kPiece = 4096;      // values of a channels-first row that a warp reads
 
+template <FloatType type>
+constexpr int kRowsAhead = type == FloatType::float32 ? 2 : 3;  // whose loads a thread has in flight
+
 // The sweep's accumulators of one channel.
 struct Moments {
   uint32_t most = 0;
   double sum = 0;
   double squares = 0;
 
-  DAQ_DEVICE void see(float v, bool measure) {
-    most = larger(most, bits_of(v) & ~kSignBit);
-    if (!measure) return;
+  DAQ_DEVICE void see(float v) { most = larger(most, bits_of(v) & ~kSignBit); }
+  DAQ_DEVICE void measure(float v) {
+    see(v);
     const double wide = v;
     sum += wide;
     squares += wide * wide;
@@ -87,7 +90,7 @@ struct Pieces {
 };
 
 template <FloatType type, int width>
-DAQ_KERNEL(kThreads, 4)
+DAQ_KERNEL(kThreads, 3)
 void sweep_columns(FloatSource<type> g, ColumnWalk walk, Due due, Partials partials,
                    Global<uint32_t> maxima) {
   const bool measure = due.now();
@@ -97,12 +100,22 @@ void sweep_columns(FloatSource<type> g, ColumnWalk walk, Due due, Partials parti
   Moments of[width];
   const int64_t channel = walk.channel<width>();
   if (channel < walk.channels) {
-    walk.for_rows([&](int64_t row) {
-      float v[width];
-      load_values<type, width>(g, row * walk.channels + channel, v);
+    using Words = FloatWords<type, width>;
+    const auto load = [&](bool wanted, int64_t, int64_t i, Words& words) {
+      words.load_if(wanted, g, i);
+    };
+    auto rows = rows_ahead<kRowsAhead<type>, Words>(walk, channel, load);
+    if (measure) {
+      rows.for_each([&](int64_t, int64_t, const Words& words) {
 #pragma unroll
-      for (int k = 0; k < width; ++k) of[k].see(v[k], measure);
-    });
+        for (int k = 0; k < width; ++k) of[k].measure(words.value(k));
+      });
+    } else {
+      rows.for_each([&](int64_t, int64_t, const Words& words) {
+#pragma unroll
+        for (int k = 0; k < width; ++k) of[k].see(words.value(k));
+      });
+    }
   }
   uint32_t most[width];
   for (int k = 0; k < width; ++k) most[k] = of[k].most;
@@ -124,7 +137,7 @@ void sweep_rows(FloatSource<type> g, Pieces pieces, Due due, Partials partials,
   if (pieces.is_over()) return;
   const bool measure = due.now();
   Moments of;
-  pieces.for_values<type>(g, [&](float v) { of.see(v, measure); });
+  pieces.for_values<type>(g, [&](float v) { measure ? of.measure(v) : of.see(v); });
   const uint32_t most = reduce_warp(of.most, larger);
   if (lane_index() == 0) atomic_max(maxima, pieces.channel(), most);
   if (!measure) return;
@@ -156,7 +169,7 @@ void launch_combine(const Due& due, const double* partials, int64_t entries, int
 }
 
 template <FloatType type, int width>
-DAQ_KERNEL(kThreads, 4)
+DAQ_KERNEL(kThreads, 3)
 void tails_columns(FloatSource<type> g, ColumnWalk walk, Due due, Limits limits,
                    Global<Counter> counts) {
   if (!due.now()) return;
@@ -164,14 +177,18 @@ void tails_columns(FloatSource<type> g, ColumnWalk walk, Due due, Limits limits,
   const int64_t channel = walk.channel<width>();
   uint32_t above[width] = {}, above_all = 0;
   if (channel < walk.channels) {
+    using Words = FloatWords<type, width>;
+    const auto load = [&](bool wanted, int64_t, int64_t i, Words& words) {
+      words.load_if(wanted, g, i);
+    };
+    auto rows = rows_ahead<kRowsAhead<type>, Words>(walk, channel, load);
     float own[width];
+#pragma unroll
     for (int k = 0; k < width; ++k) own[k] = limits.own(channel + k);
-    walk.for_rows([&](int64_t row) {
-      float v[width];
-      load_values<type, width>(g, row * walk.channels + channel, v);
+    rows.for_each([&](int64_t, int64_t, const Words& words) {
 #pragma unroll
       for (int k = 0; k < width; ++k) {
-        const float magnitude = fabsf(v[k]);
+        const float magnitude = fabsf(words.value(k));
         above[k] += magnitude > own[k] ? 1 : 0;
         above_all += magnitude > all ? 1 : 0;
       }

@@ -133,9 +133,10 @@ at::Tensor copies(const at::Tensor& from, int64_t in_flight, int64_t read) {
 
 // Faults, each of which the emulator must name; 'none' must pass.
 enum class Fault : int {
-  kNone, kReadBeyond, kReadBefore, kWriteBeyond, kMisaligned, kSharedBeyond, kSharedRange,
-  kDivergentBarrier, kEndedBeforeBarrier, kDivergentWarp, kMissingLane, kRaceOfWarps,
-  kRaceInWarp, kWriteAfterRead, kUnwritten, kCopyInFlightAtEnd, kCopyBeyond, kOverwriteInFlight,
+  kNone, kReadBeyond, kReadBefore, kReadIfBeyond, kWriteBeyond, kMisaligned, kMisalignedIf,
+  kSharedBeyond, kSharedRange, kDivergentBarrier, kEndedBeforeBarrier, kDivergentWarp, kMissingLane,
+  kRaceOfWarps, kRaceInWarp, kWriteAfterRead, kUnwritten, kCopyInFlightAtEnd, kCopyBeyond,
+  kOverwriteInFlight,
 };
 
 void fault_kernel(Fault fault, Global<const int32_t> in, Global<int32_t> out) {
@@ -144,14 +145,26 @@ void fault_kernel(Fault fault, Global<const int32_t> in, Global<int32_t> out) {
   memory.store(t, in.load(t));
   barrier();
   int32_t value = memory.load(t ^ 33);
+  uint32_t words[2] = {1, 2};
   switch (fault) {
-    case Fault::kNone: break;
+    case Fault::kNone: {  // what is not wanted may lie anywhere, and changes nothing
+      in.load_if<8>(false, 1000, words);
+      value += static_cast<int32_t>(words[0] + words[1]) - 3;
+      in.load_if<4>(true, t, words);
+      value += static_cast<int32_t>(words[0]) - in.load(t);
+      words[0] = ~0u;
+      in.load_if<1>(true, t, words);
+      value += static_cast<int32_t>(words[0]) - (in.load(t) & 0xff);
+      break;
+    }
     case Fault::kReadBeyond: value += in.load(t + 1); break;
     case Fault::kReadBefore: value += in.load(t - 1); break;
+    case Fault::kReadIfBeyond: in.load_if<4>(true, t + 1, words); break;
     case Fault::kWriteBeyond: out.store(t + 1, 0); break;
     case Fault::kMisaligned:
       if (t == 1) value += static_cast<int32_t>(in.load_as<Bytes16>(t).word[0]);
       break;
+    case Fault::kMisalignedIf: if (t == 1) in.load_if<8>(true, t, words); break;
     case Fault::kSharedBeyond: value += Shared<int32_t>(0, 1000).load(t + 400); break;
     case Fault::kSharedRange: value += Shared<int32_t>(0, 32).load(t); break;
     case Fault::kDivergentBarrier: if (t < 32) barrier(); break;

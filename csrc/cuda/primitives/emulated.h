@@ -66,6 +66,12 @@ class Global {
   void store_as(int64_t i, const V& value) const {
     std::memcpy(checked(i, sizeof(V), sizeof(V)), &value, sizeof(V));
   }
+  template <int bytes>
+  void load_if(bool wanted, int64_t i, uint32_t* word) const {
+    if (!wanted) return;
+    word[0] = 0;
+    std::memcpy(word, checked(i, bytes, bytes), bytes);
+  }
 
   T* at(int64_t i) const { return checked(i, sizeof(T), alignof(T)); }
   // The address of `bytes` bytes from element i on.

@@ -63,6 +63,30 @@ DAQ_DEVICE void write_as(void* at, const V& value) {
   *static_cast<word_t*>(at) = u.word;
 }
 
+// `bytes` bytes of device memory into the words, zeros above them, where `wanted`; else the words
+// stay. A predicate and not a branch, so that nothing waits for one load before the next ones are
+// on their way. Volatile: the compiler leaves loads in their order, and before what uses them.
+template <int bytes>
+DAQ_DEVICE void read_if(bool wanted, uint64_t at, uint32_t* word) {
+#define DAQ_READ_IF(LOAD, PREDICATE, ADDRESS, ...)                                           \
+  asm volatile("{.reg .pred p; setp.ne.u32 p, " PREDICATE ", 0; @p ld.global." LOAD           \
+               ", [" ADDRESS "];}" : __VA_ARGS__ : "r"(static_cast<uint32_t>(wanted)), "l"(at))
+  if constexpr (bytes == 1) {
+    DAQ_READ_IF("u8 %0", "%1", "%2", "+r"(word[0]));
+  } else if constexpr (bytes == 2) {
+    DAQ_READ_IF("u16 %0", "%1", "%2", "+r"(word[0]));
+  } else if constexpr (bytes == 4) {
+    DAQ_READ_IF("u32 %0", "%1", "%2", "+r"(word[0]));
+  } else if constexpr (bytes == 8) {
+    DAQ_READ_IF("v2.u32 {%0, %1}", "%2", "%3", "+r"(word[0]), "+r"(word[1]));
+  } else {
+    static_assert(bytes == 16);
+    DAQ_READ_IF("v4.u32 {%0, %1, %2, %3}", "%4", "%5", "+r"(word[0]), "+r"(word[1]),
+                "+r"(word[2]), "+r"(word[3]));
+  }
+#undef DAQ_READ_IF
+}
+
 DAQ_DEVICE uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
@@ -102,6 +126,12 @@ class Global : public detail::Memory<T> {
     size_t moved = __cvta_generic_to_global(this->data_ + i);
     asm("" : "+l"(moved));
     return Global(static_cast<T*>(__cvta_global_to_generic(moved)), 0);
+  }
+  // `bytes` bytes from element i on into words, in one access like load_as, where `wanted`; else
+  // the words stay. Fewer than 4 bytes are followed by zeros. The memory may be null if not wanted.
+  template <int bytes>
+  DAQ_DEVICE void load_if(bool wanted, int64_t i, uint32_t* word) const {
+    detail::read_if<bytes>(wanted, reinterpret_cast<uint64_t>(this->data_) + i * sizeof(T), word);
   }
   // Whether the first value's address is a multiple of so many bytes.
   __host__ __device__ bool is_aligned(int64_t bytes) const {
