@@ -17,6 +17,7 @@ namespace daq_mm::cuda {
 namespace {
 
 constexpr int kThreads = kDepthwiseThreads;
+static_assert(kThreads == Columns::kThreads);  // of reduce_columns()
 
 struct DepthwiseGradWeight {
   Global<const uint8_t> q_x;

@@ -374,7 +374,7 @@ void launch_unit_stride(const DepthwiseArguments& a, int results_across, Stream 
 void depthwise_rows(const DepthwiseArguments& a, Stream stream) {
   const AxisMap along = conv_map(a.sizes, a.backward, 0).axis[2];
   const bool whole = a.sizes.ci % kPiece == 0 && a.source.is_aligned(kPiece) &&
-                     a.results.bytes.is_aligned(kPiece * a.results.size());
+                     a.results.bytes.is_aligned(kPiece * result_bytes(a.results.type));
   const bool neighbours =
       a.sizes.kernel[2] == 1 || along.shift_step == 1 || along.shift_step == -1;
   if (!whole) {
