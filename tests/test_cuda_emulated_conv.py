@@ -160,6 +160,15 @@ def test_plans_for_any_device(op, processors):
     check(op, arguments(op, v, geometry), args, torch.float32)
 
 
+@pytest.mark.parametrize("shared_kb, tile", ((228, 0), (100, 0), (64, 1)))
+def test_small_shared_memory_has_room_for_fewer_large_tiles(shared_kb, tile):
+    """Five tiles of 128 x 128 on four processors: one wave where two share one, else two."""
+    emulated.load().set_multiprocessors(4, shared_kb << 10)
+    geometry, args = geometry_of(x_size=(1, 64, 16, 40), kernel=1, co=128)
+    sizes = list(geometry.x_size), list(geometry.w_size)
+    assert emulated.load().planned(False, *sizes, *args.values())[0] == tile
+
+
 LONG = {
     "forward": dict(x_size=(2, 66_400, 1, 2), kernel=1, co=3),
     "forward, beyond the bare sum's int32": dict(x_size=(1, 140_001, 1, 1), kernel=1, co=2),

@@ -16,6 +16,7 @@
 #include <cstdint>
 
 #include "cuda/conv_sizes.h"
+#include "cuda/primitives/multiprocessors.h"
 #include "cuda/primitives/types.h"
 
 namespace daq_mm::cuda {
@@ -126,11 +127,11 @@ struct PlanChoice {
 };
 // By the choice, or by a heuristic if it is null. wgmma: whether its tiles may be chosen; choosing
 // one that cannot compute the sizes raises std::invalid_argument.
-ConvPlan plan_forward(const ConvSizes& sizes, int processors, bool wgmma, bool statistics,
-                      const PlanChoice* choice = nullptr);
-ConvPlan plan_grad_input(const ConvSizes& sizes, int processors, bool wgmma, bool reduce,
-                         const PlanChoice* choice = nullptr);
-ConvPlan plan_grad_weight(const ConvSizes& sizes, int processors, bool wgmma,
+ConvPlan plan_forward(const ConvSizes& sizes, const Multiprocessors& processors, bool wgmma,
+                      bool statistics, const PlanChoice* choice = nullptr);
+ConvPlan plan_grad_input(const ConvSizes& sizes, const Multiprocessors& processors, bool wgmma,
+                         bool reduce, const PlanChoice* choice = nullptr);
+ConvPlan plan_grad_weight(const ConvSizes& sizes, const Multiprocessors& processors, bool wgmma,
                           const PlanChoice* choice = nullptr);
 
 struct ForwardArguments {

@@ -15,6 +15,7 @@ namespace daq_mm::cuda {
 namespace {
 
 constexpr int64_t kStepLength = 64;
+constexpr int64_t kStages = 3;                    // in shared memory, of mma.sync's tiles
 constexpr int64_t kMostGrid = 65535;              // blocks on the second and third axis
 constexpr int64_t kMostPartialBytes = 256 << 20;  // of splits that only fill the device
 constexpr int64_t kLeastSteps = 8;                // a split's, so that its pipeline pays
@@ -37,7 +38,8 @@ struct Extent {
   int64_t step;  // terms of a stage
 };
 
-// Small tiles pay for their lower reuse of operands; `resident` blocks share a processor. The
+// Small tiles pay for their lower reuse of operands; `resident` blocks share a processor, if its
+// shared memory is enough for so many (fewer on compute capability 7.5, 8.6 and 8.9). The
 // epilogue of a tile takes as long as so many terms of its contraction: counted instructions, where
 // the tile is alone on a processor, a quarter of them where another one multiplies meanwhile. (Of
 // mma.sync, whose terms last longer, and whose tiles all have company, it is left out.)
@@ -67,13 +69,22 @@ int64_t blocks_of(const Extent& e, TileShape tile) {
          ceil_div(e.columns, int64_t{tile_columns(tile)});
 }
 
+int64_t resident_blocks(const Candidate& c, const Multiprocessors& processors) {
+  constexpr int64_t kOwn = 1024;  // what each block takes besides
+  const int64_t bytes = is_wgmma(c.tile)
+                            ? 0  // of one kind of processor alone, for which `resident` is right
+                            : kStages * kStepLength * (tile_rows(c.tile) + tile_columns(c.tile));
+  return std::clamp<int64_t>(processors.shared_bytes / (bytes + kOwn), 1, c.resident);
+}
+
 // The tile whose blocks' multiplications, padding and idle processors included, are fewest.
-TileShape chosen_tile(const Extent& e, const std::vector<Candidate>& candidates, int processors) {
+TileShape chosen_tile(const Extent& e, const std::vector<Candidate>& candidates,
+                      const Multiprocessors& processors) {
   TileShape best = candidates[0].tile;
   double least = 0.0;
   for (const Candidate& c : candidates) {
     const double area = tile_rows(c.tile) * tile_columns(c.tile);
-    const int64_t room = c.resident * processors;
+    const int64_t room = resident_blocks(c, processors) * processors.count;
     const int64_t blocks = blocks_of(e, c.tile);
     // Below one wave, blocks have a processor to themselves, or contractions will be split.
     const int64_t rounded = blocks < room ? blocks : ceil_div(blocks, room) * room;
@@ -91,7 +102,8 @@ int64_t aligned(int64_t bytes) { return ceil_div(bytes, int64_t{256}) * 256; }
 
 // Fills in tile and splits. longest: steps that int32 sums allow.
 void choose(ConvPlan& plan, const Extent& e, int64_t result_values, int64_t most_splits,
-            int processors, const std::vector<Candidate>& candidates, const PlanChoice* choice,
+            const Multiprocessors& processors, const std::vector<Candidate>& candidates,
+            const PlanChoice* choice,
             const Filling& filling = {}) {
   constexpr int64_t kLongest = kMostInt32Terms / kStepLength;
   const int64_t steps = std::max<int64_t>(e.steps, 1);
@@ -102,7 +114,7 @@ void choose(ConvPlan& plan, const Extent& e, int64_t result_values, int64_t most
   } else {
     plan.tile = chosen_tile(e, candidates, processors);
     const int64_t wanted =
-        filling.blocks * processors / std::max<int64_t>(blocks_of(e, plan.tile), 1);
+        filling.blocks * processors.count / std::max<int64_t>(blocks_of(e, plan.tile), 1);
     const int64_t affordable = kMostPartialBytes / std::max<int64_t>(result_values * 4, 1);
     splits = std::max(splits, std::min({wanted, affordable, steps / filling.least_steps}));
   }
@@ -138,8 +150,8 @@ bool uses_wgmma(bool wgmma, const char* refusal, bool pays, const PlanChoice* ch
                               reason);
 }
 
-ConvPlan plan_rows(const ConvSizes& s, bool backward, int processors, bool wgmma, bool statistics,
-                   const PlanChoice* choice) {
+ConvPlan plan_rows(const ConvSizes& s, bool backward, const Multiprocessors& processors, bool wgmma,
+                   bool statistics, const PlanChoice* choice) {
   ConvPlan plan;
   const int64_t channels = backward ? s.ci : s.co;
   const int64_t positions = s.n * (backward ? s.in_positions() : s.out_positions());
@@ -184,8 +196,8 @@ ConvPlan plan_rows(const ConvSizes& s, bool backward, int processors, bool wgmma
 
 }  // namespace
 
-ConvPlan plan_forward(const ConvSizes& s, int processors, bool wgmma, bool statistics,
-                      const PlanChoice* choice) {
+ConvPlan plan_forward(const ConvSizes& s, const Multiprocessors& processors, bool wgmma,
+                      bool statistics, const PlanChoice* choice) {
   return plan_rows(s, false, processors, wgmma, statistics, choice);
 }
 
@@ -194,12 +206,12 @@ ConvPlan plan_forward(const ConvSizes& s, int processors, bool wgmma, bool stati
 // with, 16 at least, that adds 4 (bfloat16: dx is written and read once more), a quarter at most. A
 // rule that takes splits only where blocks would leave half of the processors idle is not so fine;
 // so the splits are those of plain grad-input, and the autotuner measures both ways.
-ConvPlan plan_grad_input(const ConvSizes& s, int processors, bool wgmma, bool reduce,
-                         const PlanChoice* choice) {
+ConvPlan plan_grad_input(const ConvSizes& s, const Multiprocessors& processors, bool wgmma,
+                         bool reduce, const PlanChoice* choice) {
   return plan_rows(s, true, processors, wgmma, reduce, choice);
 }
 
-ConvPlan plan_grad_weight(const ConvSizes& s, int processors, bool wgmma,
+ConvPlan plan_grad_weight(const ConvSizes& s, const Multiprocessors& processors, bool wgmma,
                           const PlanChoice* choice) {
   ConvPlan plan;
   const int64_t columns = s.ci_per_group() * s.taps();

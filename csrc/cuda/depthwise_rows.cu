@@ -347,7 +347,7 @@ void launch_rows(const DepthwiseArguments& a, Stream stream) {
     bytes += weight_bytes;
   }
   const int64_t wanted =
-      ceil_div(kWaves * resident(run, shared) * multiprocessors(), l.tiles.tiles);
+      ceil_div(kWaves * resident(run, shared) * multiprocessors().count, l.tiles.tiles);
   for (int64_t phase = 0; phase < phases(s, a.backward); ++phase) {
     if (!set_phase(l, conv_map(s, a.backward, phase), run)) continue;
     const int64_t rounds = ceil_div(l.runs, l.tiles.down * wanted);

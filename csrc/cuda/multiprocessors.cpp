@@ -20,7 +20,10 @@ int attribute(cudaDeviceAttr which) {
 
 }  // namespace
 
-int multiprocessors() { return attribute(cudaDevAttrMultiProcessorCount); }
+Multiprocessors multiprocessors() {
+  return {attribute(cudaDevAttrMultiProcessorCount),
+          attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor)};
+}
 
 bool has_warpgroups() {
   return attribute(cudaDevAttrComputeCapabilityMajor) == 9 &&

@@ -269,7 +269,7 @@ void finish_kernel(law_t law) {
 void find_extremes(const FloatData& x, uint32_t* extremes, Stream stream) {
   clear(extremes, kExtremes * sizeof(uint32_t), stream);
   if (x.count == 0) return;
-  const int64_t blocks = std::min<int64_t>(blocks_for(x.count), 8 * multiprocessors());
+  const int64_t blocks = std::min<int64_t>(blocks_for(x.count), 8 * multiprocessors().count);
   with_float_type(x.type, [&](auto type) {
     launch(extremes_kernel<type()>, Grid{blocks}, kThreads, kExtremesShared, stream,
            source_of<type()>(x), x.count, aligned(x.data), Global<uint32_t>(extremes, kExtremes));

@@ -89,8 +89,8 @@ std::optional<size_t> fastest(const std::vector<ConvPlan>& plans, Stream stream,
   return least[best] < (1 - kLeastGain) * least[0] ? best : 0;
 }
 
-std::optional<PlanChoice> measured(const PlanKey& key, int processors, Stream stream,
-                                   const RunProduct& run) {
+std::optional<PlanChoice> measured(const PlanKey& key, const Multiprocessors& processors,
+                                   Stream stream, const RunProduct& run) {
   const std::vector<PlanChoice> candidates = plan_candidates(key, processors);
   if (candidates.size() == 1) return candidates[0];
   std::vector<ConvPlan> plans;
@@ -102,7 +102,7 @@ std::optional<PlanChoice> measured(const PlanKey& key, int processors, Stream st
 
 }  // namespace
 
-ConvPlan plan_of(const PlanKey& key, int processors, const PlanChoice* choice) {
+ConvPlan plan_of(const PlanKey& key, const Multiprocessors& processors, const PlanChoice* choice) {
   switch (key.product) {
     case Product::kForward:
       return plan_forward(key.sizes, processors, key.wgmma, key.statistics, choice);
@@ -113,7 +113,7 @@ ConvPlan plan_of(const PlanKey& key, int processors, const PlanChoice* choice) {
   }
 }
 
-bool can_run(const PlanKey& key, int processors, const PlanChoice& choice) {
+bool can_run(const PlanKey& key, const Multiprocessors& processors, const PlanChoice& choice) {
   if (choice.splits < 1 || choice.splits > kMostSplits) return false;
   if (std::find(std::begin(kTiles), std::end(kTiles), choice.tile) == std::end(kTiles)) {
     return false;
@@ -130,7 +130,7 @@ bool can_run(const PlanKey& key, int processors, const PlanChoice& choice) {
          plan_of(key, processors).workspace_bytes + kMostMoreBytes;
 }
 
-std::vector<PlanChoice> plan_candidates(const PlanKey& key, int processors) {
+std::vector<PlanChoice> plan_candidates(const PlanKey& key, const Multiprocessors& processors) {
   const ConvPlan own = plan_of(key, processors);
   std::vector<PlanChoice> found{{own.tile, own.splits}};
   const auto add = [&](TileShape tile, int64_t splits) {
@@ -168,7 +168,7 @@ std::vector<PlanChoice> plan_candidates(const PlanKey& key, int processors) {
 
 void run_product(const PlanKey& key, const PlanChoice* choice, int device, Stream stream,
                  const RunProduct& run) {
-  const int processors = multiprocessors();
+  const Multiprocessors processors = multiprocessors();
   const bool tune = tuning.load(std::memory_order_relaxed);
   std::optional<PlanChoice> known;
   if (choice != nullptr) {

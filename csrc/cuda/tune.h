@@ -24,13 +24,14 @@ void run_product(const PlanKey& key, const PlanChoice* choice, int device, Strea
                  const RunProduct& run);
 
 // The plan of a key, by the heuristic if the choice is null.
-ConvPlan plan_of(const PlanKey& key, int processors, const PlanChoice* choice = nullptr);
+ConvPlan plan_of(const PlanKey& key, const Multiprocessors& processors,
+                 const PlanChoice* choice = nullptr);
 
 // What is worth measuring, the heuristic's choice first: at most 12.
-std::vector<PlanChoice> plan_candidates(const PlanKey& key, int processors);
+std::vector<PlanChoice> plan_candidates(const PlanKey& key, const Multiprocessors& processors);
 
 // Whether a choice can run the product, in not much more memory than the heuristic's.
-bool can_run(const PlanKey& key, int processors, const PlanChoice& choice);
+bool can_run(const PlanKey& key, const Multiprocessors& processors, const PlanChoice& choice);
 
 // Whether products without an entry are measured; returns what was so before. Off from the start.
 bool tune_plans(bool value);

@@ -269,7 +269,9 @@ at::Tensor maximum(const at::Tensor& x) {
 }
 
 void set_schedule(int64_t seed) { emulator::set_schedule(static_cast<uint64_t>(seed)); }
-void set_multiprocessors(int64_t count) { emulator::set_multiprocessors(static_cast<int>(count)); }
+void set_multiprocessors(int64_t count, int64_t shared_bytes) {
+  emulator::set_multiprocessors(static_cast<int>(count), shared_bytes);
+}
 void set_warpgroups(bool present) { emulator::set_warpgroups(present); }
 void set_clock(at::ArrayRef<double> seconds) { emulator::set_clock(seconds.vec()); }
 void set_capturing(bool value) { emulator::set_capturing(value); }
@@ -300,7 +302,7 @@ TORCH_LIBRARY_FRAGMENT(daq_mm_emulated, m) {
   m.def("permute(Tensor low, Tensor high, Tensor selector) -> Tensor", &permute);
   m.def("maximum(Tensor x) -> Tensor", &maximum);
   m.def("set_schedule(int seed) -> ()", &set_schedule);
-  m.def("set_multiprocessors(int count) -> ()", &set_multiprocessors);
+  m.def("set_multiprocessors(int count, int shared_bytes=233472) -> ()", &set_multiprocessors);
   m.def("set_warpgroups(bool present) -> ()", &set_warpgroups);
   m.def("set_clock(float[] seconds) -> ()", &set_clock);
   m.def("clock_readings() -> int", &emulator::clock_readings);

@@ -15,7 +15,7 @@ namespace {
 
 thread_local Block* current_block = nullptr;
 uint64_t schedule_seed = 0;
-int multiprocessor_count = 4;
+Multiprocessors multiprocessors_present{4, 228 << 10};
 bool warpgroups_present = false;
 
 const char* name(Collective operation) {
@@ -46,7 +46,9 @@ std::vector<int64_t> order(int64_t count, uint64_t salt) {
 
 void set_schedule(uint64_t seed) { schedule_seed = seed; }
 uint64_t schedule() { return schedule_seed; }
-void set_multiprocessors(int count) { multiprocessor_count = count; }
+void set_multiprocessors(int count, int64_t shared_bytes) {
+  multiprocessors_present = {count, shared_bytes};
+}
 void set_warpgroups(bool present) { warpgroups_present = present; }
 
 Block::Block(int threads, int64_t shared_bytes)
@@ -372,7 +374,7 @@ void run(Grid grid, int threads, int64_t shared_bytes, const std::function<void(
 
 namespace daq_mm::cuda {
 
-int multiprocessors() { return emulator::multiprocessor_count; }
+Multiprocessors multiprocessors() { return emulator::multiprocessors_present; }
 bool has_warpgroups() { return emulator::warpgroups_present; }
 
 }  // namespace daq_mm::cuda

@@ -270,7 +270,7 @@ void set_schedule(uint64_t seed);
 uint64_t schedule();
 
 // What multiprocessors() and has_warpgroups() return; the latter is compute capability 9.0.
-void set_multiprocessors(int count);
+void set_multiprocessors(int count, int64_t shared_bytes);
 void set_warpgroups(bool present);
 
 template <typename in_t, typename out_t, typename F>
